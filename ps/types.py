@@ -23,3 +23,15 @@ UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 Float = NDArray[np.floating[Any]]  # float32 or float64: the master dtype of its slice
 Array = NDArray[Any]
+
+CONTROLLER = PeerId("controller")
+
+
+def worker_peer(rank: int) -> PeerId:
+    """Where the worker of this rank is reached."""
+    return PeerId(f"worker:{rank}")
+
+
+def server_peer(shard: int) -> PeerId:
+    """Where the server that holds this shard is reached."""
+    return PeerId(f"server:{shard}")

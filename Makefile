@@ -1,0 +1,60 @@
+# What people type. `make` alone lists the targets.
+PYTHON ?= python3
+ARGS ?=
+DATA ?=
+
+PY := .venv/bin/python
+# One stamp for the whole install: a second `make test` installs nothing unless pyproject.toml changed. The checksum of
+# the path is in its name because the install points at this folder: a moved or copied checkout must install again.
+STAMP := .venv/installed-$(shell pwd | cksum | cut -d' ' -f1)
+# worksteal, not loadfile: loadfile runs a test that killed its worker again and again (pytest-xdist#1371), so one hang
+# would cost minutes; worksteal fails it once and runs all the others.
+PYTEST := $(PY) -m pytest -n auto --dist worksteal
+TYPED := $(foreach d,ps examples benchmarks tests,$(if $(wildcard $(d)/*.py),$(d)))
+
+.DEFAULT_GOAL := help
+.PHONY: help test soak bench demo lint style types format clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
+
+test: $(STAMP)  ## the whole test suite; ARGS="-k ssp" for a part
+	$(PYTEST) $(ARGS)
+
+soak: $(STAMP)  ## the whole suite, the long tests too, with many more random examples
+	PS_SOAK=1 $(PYTEST) -m "" -o faulthandler_timeout=1800 $(ARGS)
+
+bench: $(STAMP)  ## all benchmarks in full size; ARGS="--only raw --json out.json"
+	$(PY) -m benchmarks $(ARGS)
+
+demo: $(STAMP)  ## the demo; DATA=folder of the data sets, ARGS=its flags
+	$(PY) examples/demo.py $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+lint: style types  ## style and types; -k shows both where the first fails
+
+style: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP)
+	$(PY) -m mypy $(TYPED)
+
+format: $(STAMP)  ## repairs what `make lint` finds and a tool can repair
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## removes the virtual environment, caches and build output
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: expected Python >= 3.11, got $$($(PYTHON) -V 2>&1); set it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	  else echo "make: $(PYTHON) has no venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
+	@echo "installing into .venv (under a minute) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -e '.[dev]'
+	@rm -f .venv/installed-* && touch $@

@@ -1,0 +1,1 @@
+"""Benchmarks of `ps`, one file per theme: `python -m benchmarks --help`."""

@@ -1,0 +1,51 @@
+"""Arrays that several hold and nobody writes meanwhile, from pools that stay mapped (fresh pages cost ten times a copy)."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from ps.types import Array
+
+
+class Pool:
+    """Free buffers by (dtype, size). Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[str, int], list[Array]] = {}
+        self.lock = threading.Lock()
+
+    def take(self, dtype: str, size: int) -> Buffer:
+        """A buffer of `size` elements with one holder, its content arbitrary."""
+        with self.lock:
+            free = self._free.get((dtype, size))
+            array = free.pop() if free else None
+        return Buffer(self, np.empty(size, dtype) if array is None else array)
+
+    def give_back(self, array: Array) -> None:
+        """For `Buffer.release` alone."""
+        with self.lock:
+            self._free.setdefault((array.dtype.name, array.size), []).append(array)
+
+
+class Buffer:
+    """An array and the count of those who hold it. Writing is allowed to a sole holder only."""
+
+    __slots__ = ("array", "holders", "lent", "pool")
+
+    def __init__(self, pool: Pool, array: Array, lent: bool = False) -> None:
+        self.pool, self.array, self.holders = pool, array, 1
+        self.lent = lent  # the array is somebody else's: it never enters the pool
+
+    def hold(self) -> Buffer:
+        with self.pool.lock:
+            self.holders += 1
+        return self
+
+    def release(self) -> None:
+        with self.pool.lock:
+            self.holders -= 1
+            last = self.holders == 0
+        if last and not self.lent:
+            self.pool.give_back(self.array)

@@ -1,0 +1,64 @@
+"""Every knob of a run, checked once, told by the controller to everybody: workers are never configured apart."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ps.consistency import Consistency, consistency
+from ps.errors import ConfigError
+from ps.optim import optimizer, schedule
+from ps.optim.base import Optimizer
+from ps.optim.schedules import Schedule
+from ps.plugins import describe
+
+
+class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="strings"):
+    """One run. The same names are keywords of LocalCluster, flags and TOML keys."""
+
+    servers: Annotated[int, Field(ge=1, le=4096)] = 1  # shards
+    workers: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    consistency: str = "bsp"
+    optimizer: str = "sgd:lr=0.1"
+    schedule: str = "constant"
+    error_feedback: bool = False  # refused pushes go back into a residual that the next push carries
+    on_worker_loss: Literal["wait", "drop"] = "drop"
+    epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # a data epoch ends when this share of workers is through
+    seed: int | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0  # default deadline of every call
+    resend_s: Annotated[float, Field(gt=0)] = 1.0  # unanswered messages are sent again after this, then ever later
+    lease_s: Annotated[float, Field(gt=0)] = float("inf")  # a worker without progress for so long is lost
+    restart_s: Annotated[float, Field(gt=0)] = 60.0  # on_worker_loss=wait: a lost worker must be back after this
+    inflight_clocks: Annotated[int, Field(ge=1)] = 2  # clocks whose frames a worker keeps until their verdict
+
+    @classmethod
+    def check(cls, options: dict[str, Any]) -> RunConfig:
+        """A config whose plug-ins exist too. Raises: ConfigError naming field, expected, got."""
+        known = set(cls.model_fields)
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"{name}: expected one of {', '.join(sorted(known))}, got an unknown option")
+        try:
+            config = cls(**options)
+        except ValidationError as error:
+            raise ConfigError(describe(error)) from None
+        config.model(), config.rule(), config.rates()
+        return config
+
+    def model(self) -> Consistency:
+        """The consistency model."""
+        return consistency(self.consistency)
+
+    def rule(self) -> Optimizer:
+        """The server optimizer."""
+        return optimizer(self.optimizer)
+
+    def rates(self) -> Schedule:
+        """The learning-rate schedule."""
+        return schedule(self.schedule)
+
+    @property
+    def keep_versions(self) -> bool:
+        """Shards keep the version that a worker coming back may have to read again."""
+        return self.on_worker_loss == "wait"

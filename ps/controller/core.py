@@ -1,0 +1,346 @@
+"""The controller's decisions: who takes part, where slices live, when the job ends. No I/O.
+
+It is asked rarely; training goes on without it. Control links are reliable and ordered (one process, or gRPC).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ps.errors import ConfigError
+from ps.keyspace import Keyspace, Parameter, empty_map, place
+from ps.messages import (
+    Barrier,
+    BarrierOpen,
+    Committed,
+    CommittedByAll,
+    Done,
+    Enroll,
+    Enrolled,
+    EpochDone,
+    EpochEnd,
+    Log,
+    Lost,
+    Place,
+    Placed,
+    Progress,
+    Register,
+    Registered,
+    Rejected,
+    SetLr,
+    Skipped,
+    Spec,
+    Stop,
+)
+from ps.types import Clock, PeerId, WorkerId, server_peer, worker_peer
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to a peer."""
+
+    to: PeerId
+    body: Any
+
+
+@dataclass(slots=True)
+class Member:
+    """What the controller knows of one worker rank."""
+
+    incarnation: int = 0
+    state: Literal["expected", "running", "lost", "done"] = "expected"
+    heard: float = 0.0
+    clock: int = 0
+    epoch: int = -1  # last data epoch it has been through
+    barrier: int = 0  # last barrier reached
+    logged: dict[str, float] = field(default_factory=dict)
+    logged_clock: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """One registered batch of parameters and who waits for its placement."""
+
+    specs: tuple[Spec, ...]
+    place: Place
+    confirmed: set[int] = field(default_factory=set)  # shards
+    waiting: list[int] = field(default_factory=list)  # worker ranks
+
+
+class Controller:
+    """Membership, registration, barriers, epochs, the end."""
+
+    def __init__(
+        self,
+        workers: int,
+        shards: int,
+        config: str,
+        on_worker_loss: Literal["wait", "drop"] = "drop",
+        epoch_share: float = 1.0,
+        lease_s: float = float("inf"),
+        restart_s: float = 60.0,
+    ) -> None:
+        self.size, self.shards, self.config = workers, shards, config
+        self.on_worker_loss, self.epoch_share = on_worker_loss, epoch_share
+        self.lease_s, self.restart_s = lease_s, restart_s  # seconds without progress; until a lost worker is back
+        self.members: dict[int, Member] = {rank: Member() for rank in range(workers)}
+        self.readers: list[PeerId] = []
+        self.keyspace = Keyspace()
+        self.map = empty_map(shards)
+        self.batches: list[Batch] = []
+        self.committed: dict[int, int] = {}  # shard -> version
+        self.committed_by_all = 0
+        self.barrier_opened = 0
+        self.epoch_ended = -1
+        self.skipped: dict[int, int] = {}  # data epoch -> examples left out
+        self.stopped: Stop | None = None
+        self._send: list[Send] = []
+        self._now = 0.0
+
+    # ---- events -----------------------------------------------------------------------------------------------------
+
+    def handle(self, sender: PeerId, message: Any, now: float) -> list[Send]:
+        """One message of a worker, reader or shard."""
+        self._now = now
+        rank = getattr(message, "worker", None)
+        if rank is None:
+            self._of_anyone(sender, message)
+        elif rank in self.members and message.incarnation == self.members[rank].incarnation:
+            self.members[rank].heard = now
+            self._of_worker(self.members[rank], message)
+        else:
+            reason = f"worker {rank}: expected its current incarnation, got {message.incarnation}; it was restarted"
+            self._post(sender, Rejected(message.incarnation, reason, fenced=True))
+        return self._take()
+
+    def on_timer(self, now: float) -> list[Send]:
+        """Looks for workers without progress, and for lost ones that did not come back."""
+        self._now = now
+        for rank, member in self.members.items():
+            if member.state == "running" and now - member.heard > self.lease_s:
+                self._lose(rank, f"no progress for {now - member.heard:.1f} s, last at clock {member.clock}")
+            elif member.state == "lost" and self.on_worker_loss == "wait" and now - member.heard > self.restart_s:
+                self._stop(f"worker {rank} was lost at clock {member.clock} and not back in {self.restart_s:g} s", True)
+        return self._take()
+
+    def next_timer(self) -> float:
+        """When `on_timer` may have something to do."""
+        waits = [m.heard + self.lease_s for m in self.members.values() if m.state == "running"]
+        if self.on_worker_loss == "wait":
+            waits += [m.heard + self.restart_s for m in self.members.values() if m.state == "lost"]
+        return min(waits, default=float("inf")) if self.stopped is None else float("inf")
+
+    def worker_lost(self, rank: int, why: str, now: float) -> list[Send]:
+        """The runtime knows that a worker is gone (its process or thread ended without a word)."""
+        self._now = now
+        self._lose(rank, why)
+        return self._take()
+
+    def server_lost(self, shard: int, why: str, now: float) -> list[Send]:
+        """A server is gone, and with it the only copy of its slices."""
+        self._now = now
+        ids = self.map.of_shard(shard)
+        held = ", ".join(self.keyspace.describe(int(i)) for i in ids[:3]) or "no slices yet"
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        self._stop(f"server {shard} was lost ({why}) with the only copy of {held}{more}; run with replicas", True)
+        return self._take()
+
+    @property
+    def live(self) -> list[int]:
+        """Ranks that others may have to wait for."""
+        waits = ("expected", "running", "lost") if self.on_worker_loss == "wait" else ("expected", "running")
+        return [rank for rank, member in sorted(self.members.items()) if member.state in waits]
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def _of_anyone(self, sender: PeerId, message: Any) -> None:
+        match message:
+            case Enroll():
+                self._enroll(sender, message)
+            case Placed(shard, epoch):
+                self._placed(shard, epoch)
+            case Committed(shard, version):
+                self._committed(shard, version)
+            case SetLr():
+                for shard in range(self.shards):
+                    self._post(server_peer(shard), message)
+            case Stop(reason, failed):
+                self._stop(reason, failed)
+            case _:
+                self._post(sender, Rejected(0, f"controller: no use for a {type(message).__name__}", fenced=False))
+
+    def _of_worker(self, member: Member, message: Any) -> None:
+        match message:
+            case Register():
+                self._register(message)
+            case Progress(_, _, clock):
+                member.clock = clock
+            case Log():
+                member.logged.update(zip(message.names, message.values, strict=True))
+                member.logged_clock = message.clock
+            case Barrier(_, _, number):
+                member.barrier = number
+                self._open_barriers()
+            case EpochDone(_, _, epoch):
+                member.epoch = epoch
+                self._end_epochs()
+            case Skipped(_, _, epoch, examples):
+                self.skipped[epoch] = self.skipped.get(epoch, 0) + examples
+            case Done(rank, _, error):
+                self._done(int(rank), member, error)
+
+    def _enroll(self, sender: PeerId, enroll: Enroll) -> None:
+        if self.stopped is not None:
+            self._post(sender, self.stopped)
+        elif enroll.reader:
+            self.readers.append(sender)
+            self._post(sender, Enrolled(WorkerId(-1), 0, self.size, self.config))
+            for batch in self.batches:
+                self._post(sender, batch.place)
+        else:
+            rank = int(enroll.rank)
+            if rank < 0:
+                rank = next((r for r, m in sorted(self.members.items()) if m.state == "expected"), len(self.members))
+            member = self.members.setdefault(rank, Member())
+            member.incarnation += 1
+            member.state, member.heard, member.barrier = "running", self._now, 0
+            size = sum(m.state != "done" for m in self.members.values())
+            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, max(size, self.size), self.config))
+
+    def _register(self, register: Register) -> None:
+        rank, number = int(register.worker), register.batch
+        if number > len(self.batches):
+            why = f"expected batch {len(self.batches)}, got {number}"
+            self._post(worker_peer(rank), Rejected(register.incarnation, f"register: {why}", fenced=False))
+            return
+        if number == len(self.batches):
+            try:
+                self._add_batch(register.specs)
+            except ConfigError as error:
+                self._post(worker_peer(rank), Rejected(register.incarnation, str(error), fenced=False))
+                return
+        batch = self.batches[number]
+        if batch.specs != register.specs:
+            why = difference(batch.specs, register.specs)
+            self._post(worker_peer(rank), Rejected(register.incarnation, f"worker {rank}: register: {why}", fenced=False))
+        elif len(batch.confirmed) < self.shards:
+            batch.waiting.append(rank)
+        else:
+            self._registered(rank, number)
+
+    def _add_batch(self, specs: tuple[Spec, ...]) -> None:
+        parameters: list[Parameter] = [spec.parameter() for spec in specs]
+        ids = self.keyspace.extend(parameters)
+        self.map = place(self.keyspace.slices, self.map)
+        number = len(self.batches)
+        batch = Batch(specs, Place(number, specs, self.map.epoch, self.map.shard_S[ids.start :]))
+        self.batches.append(batch)
+        for shard in range(self.shards):
+            self._post(server_peer(shard), batch.place)
+        for reader in self.readers:
+            self._post(reader, batch.place)
+
+    def _placed(self, shard: int, epoch: int) -> None:
+        for number, batch in enumerate(self.batches):
+            if batch.place.epoch <= epoch and shard not in batch.confirmed:
+                batch.confirmed.add(shard)
+                if len(batch.confirmed) == self.shards:
+                    for rank in batch.waiting:
+                        self._registered(rank, number)
+                    batch.waiting.clear()
+
+    def _registered(self, rank: int, number: int) -> None:
+        batch = self.batches[number]
+        initialise = rank == min(self.live, default=rank)
+        self._post(worker_peer(rank), Registered(number, initialise, batch.place.epoch, batch.place.shard_E))
+
+    def _committed(self, shard: int, version: int) -> None:
+        self.committed[shard] = max(version, self.committed.get(shard, 0))
+        holders = {int(s) for s in np.unique(self.map.shard_S)}
+        least = min((self.committed.get(s, 0) for s in holders), default=0)
+        if least > self.committed_by_all:
+            self.committed_by_all = least
+            for s in sorted(holders):
+                self._post(server_peer(s), CommittedByAll(least))
+
+    def _open_barriers(self) -> None:
+        live = self.live
+        reached = min((self.members[rank].barrier for rank in live), default=0)
+        if reached > self.barrier_opened:
+            self.barrier_opened = reached
+            for rank in live:
+                self._post(worker_peer(rank), BarrierOpen(reached))
+
+    def _end_epochs(self) -> None:
+        """Project Adam's rule: an epoch ends when this share of the workers has been through it (OSDI 2014)."""
+        live = self.live
+        finished = sum(self.members[rank].epoch > self.epoch_ended for rank in live)
+        if live and finished >= self.epoch_share * len(live):
+            self.epoch_ended += 1
+            for rank in live:
+                self._post(worker_peer(rank), EpochEnd(self.epoch_ended))
+            self._end_epochs()
+
+    # ---- ends -------------------------------------------------------------------------------------------------------
+
+    def _done(self, rank: int, member: Member, error: str) -> None:
+        member.state = "done"
+        if error:
+            self._post_lost(rank, member, wait=False)
+            self._stop(f"worker {rank} failed at clock {member.clock}:\n{error}", failed=True)
+        elif not self.live:
+            self._stop("all workers are done", failed=False)
+        self._after_loss()
+
+    def _lose(self, rank: int, why: str) -> None:
+        member = self.members[rank]
+        if member.state not in ("running", "expected") or self.stopped is not None:
+            return
+        member.state, member.heard = "lost", self._now
+        self._post_lost(rank, member, wait=self.on_worker_loss == "wait")
+        if not self.live:
+            self._stop(f"worker {rank} was lost ({why}), and no other is left", failed=True)
+        self._after_loss()
+
+    def _post_lost(self, rank: int, member: Member, wait: bool) -> None:
+        for shard in range(self.shards):
+            self._post(server_peer(shard), Lost(WorkerId(rank), member.incarnation, wait))
+
+    def _after_loss(self) -> None:
+        self._open_barriers()
+        self._end_epochs()
+
+    def _stop(self, reason: str, failed: bool) -> None:
+        if self.stopped is None:
+            self.stopped = Stop(reason, failed)
+            for rank, member in sorted(self.members.items()):
+                if member.state == "running":
+                    self._post(worker_peer(rank), self.stopped)
+            for reader in self.readers:
+                self._post(reader, self.stopped)
+
+    def _post(self, to: PeerId, body: Any) -> None:
+        self._send.append(Send(to, body))
+
+    def _take(self) -> list[Send]:
+        sends, self._send = self._send, []
+        return sends
+
+    def clock(self) -> Clock:
+        """The least clock of the running workers, as far as they have said."""
+        return Clock(min((m.clock for m in self.members.values() if m.state == "running"), default=0))
+
+
+def difference(known: tuple[Spec, ...], got: tuple[Spec, ...]) -> str:
+    """Where two registered batches part, in words."""
+    for mine, theirs in zip(known, got, strict=False):
+        if mine != theirs:
+            name = f"parameter {theirs.name!r}" if mine.name == theirs.name else f"{theirs.name!r} in place of {mine.name!r}"
+            return (
+                f"{name}: expected shape {mine.shape} {mine.dtype} like the other workers, got {theirs.shape} "
+                f"{theirs.dtype}; register the same parameters everywhere"
+            )
+    return f"expected {len(known)} parameters like the other workers, got {len(got)}; register the same everywhere"

@@ -1,0 +1,446 @@
+"""Every message that passes between worker, shard and controller, one class each.
+
+`_E` arrays are parallel: entry i belongs to slice `slice_E[i]` (an id in the cluster-wide list). Payloads travel
+beside the header as raw buffers, one per slice, in the order of `slice_E`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, TypeAlias
+
+from ps.keyspace import NAME_BYTES_MAX, Options, Parameter
+from ps.types import Clock, Int64, UInt8, WorkerId
+from ps.wire import CODES_E, COUNT, COUNTS_E, FLAG, IDS_E, INT64, RANK, REAL, listing, message, optional, text, tuple_of
+
+TEXT_MAX = 16 << 10
+Worker: TypeAlias = Annotated[WorkerId, RANK]
+Number: TypeAlias = Annotated[int, COUNT]
+AtClock: TypeAlias = Annotated[Clock, COUNT]
+Ids: TypeAlias = Annotated[Int64, IDS_E]
+Counts: TypeAlias = Annotated[Int64, COUNTS_E]
+Text: TypeAlias = Annotated[str, text(TEXT_MAX)]
+Flag: TypeAlias = Annotated[bool, FLAG]
+Real: TypeAlias = Annotated[float, REAL]
+
+
+class Code(IntEnum):
+    """What became of a push on a slice: the verdict."""
+
+    GATHERED = 1  # it is here and waits for its commit; frames are kept, a crash may ask for them again
+    APPLIED = 2  # it is in version `version`
+    LATE = 3  # refused: its round was committed without it; with error feedback it goes back into the residual
+
+
+# ---- worker -> shard ----------------------------------------------------------------------------------------------
+
+
+@message(1)
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A worker (or its new incarnation) asks to take part; answered by Welcome."""
+
+    worker: Worker
+    incarnation: Number
+
+
+@message(2)
+@dataclass(frozen=True, slots=True)
+class Init:
+    """Initial values of new slices, one buffer each; answered by InitDone. A slice keeps the first that came."""
+
+    worker: Worker
+    incarnation: Number
+    slice_E: Ids
+
+
+@message(3)
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Gradients or deltas of one clock, one frame per slice. seq_E: gapless push numbers per (worker, slice), from 1.
+
+    base_E: the versions they were computed on. weight: examples behind them.
+    """
+
+    worker: Worker
+    incarnation: Number
+    clock: AtClock
+    weight: Real
+    slice_E: Ids
+    seq_E: Counts
+    base_E: Counts
+
+
+@message(4)
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The worker has finished `clock`; on each slice all its pushes of it are numbered <= seq_E. Answered by Ticked.
+
+    base_E: the versions it worked on. Slices that are not named got no push.
+    """
+
+    worker: Worker
+    incarnation: Number
+    clock: AtClock
+    slice_E: Ids
+    seq_E: Counts
+    base_E: Counts
+
+
+@message(5)
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Asks for values at a clock, once the own pushes numbered <= seq_E have a verdict; answered by Values.
+
+    oldest: the least id this worker still waits for: anything below is a late copy. late: a tick of the clock before
+    came too late for a round, so the worker reads what there is: whoever waits for its push must not be waited for.
+    """
+
+    worker: Worker
+    incarnation: Number
+    id: Number
+    oldest: Number
+    clock: AtClock
+    late: Flag
+    slice_E: Ids
+    seq_E: Counts
+
+
+@message(6)
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A reader asks for the current values; no clock, no gate. Answered by Values."""
+
+    id: Number
+    slice_E: Ids
+
+
+@message(7)
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The worker has finished for good and leaves the clock minimum. Answered by LeaveDone."""
+
+    worker: Worker
+    incarnation: Number
+
+
+@message(8)
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What became of these pushes? They have arrived, their final verdict has not come back. Answered by Verdicts."""
+
+    worker: Worker
+    incarnation: Number
+    slice_E: Ids
+    seq_E: Counts
+
+
+# ---- shard -> worker ----------------------------------------------------------------------------------------------
+
+
+@message(20)
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Where the worker stands on each slice: last push number with a final verdict, finished clock.
+
+    joined: it was not a member before; it starts at the largest clock that any shard names.
+    """
+
+    incarnation: Number
+    joined: Flag
+    clock: AtClock  # of the shard as a whole, for shards that hold no slices
+    slice_E: Ids
+    seq_E: Counts
+    clock_E: Counts
+
+
+@message(21)
+@dataclass(frozen=True, slots=True)
+class InitDone:
+    slice_E: Ids
+
+
+@message(22)
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What became of pushes. version_E: the version that holds it (APPLIED), or that it came too late for (LATE)."""
+
+    incarnation: Number
+    slice_E: Ids
+    seq_E: Counts
+    code_E: Annotated[UInt8, CODES_E]
+    version_E: Counts
+
+
+@message(23)
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Pushes are missing: the last number taken is seq_E; send again from there."""
+
+    incarnation: Number
+    slice_E: Ids
+    seq_E: Counts
+
+
+@message(24)
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """late: it came after a round was committed without it, on some slice."""
+
+    incarnation: Number
+    clock: AtClock
+    late: Flag
+
+
+@message(25)
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values, one buffer per slice, each exactly one version. lr: the rate in force (error feedback rescales by it).
+
+    rate: what models that apply on arrival multiply it with.
+    """
+
+    id: Number
+    slice_E: Ids
+    version_E: Counts
+    min_clock_E: Counts
+    lr: Real
+    rate: Real
+
+
+@message(26)
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life."""
+
+    id: Number
+    slice: Annotated[int, RANK]
+    worker: Worker  # -1: the initial values are missing
+    clock: Annotated[int, INT64]
+    silent_s: Real
+
+
+@message(27)
+@dataclass(frozen=True, slots=True)
+class LeaveDone:
+    incarnation: Number
+
+
+@message(28)
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The peer's message was refused; fatal for this incarnation when `fenced`."""
+
+    incarnation: Number
+    reason: Text
+    fenced: Flag
+
+
+# ---- control plane ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One registered parameter on the wire."""
+
+    name: Annotated[str, text(NAME_BYTES_MAX)]
+    shape: Annotated[tuple[int, ...], tuple_of(COUNT, 64)]
+    dtype: Annotated[str, text(16)]
+    lr_scale: Real
+    weight_decay: Annotated[float | None, optional(REAL)]
+    codec: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
+    frozen: Flag
+
+    @classmethod
+    def of(cls, p: Parameter) -> Spec:
+        o = p.options
+        return cls(p.name, p.shape, p.dtype, o.lr_scale, o.weight_decay, o.codec, o.frozen)
+
+    def parameter(self) -> Parameter:
+        """Raises: ConfigError when the claim is not a parameter we can hold."""
+        options = Options(self.lr_scale, self.weight_decay, self.codec, self.frozen)
+        return Parameter(self.name, self.shape, self.dtype, options)
+
+
+Specs: TypeAlias = Annotated[tuple[Spec, ...], listing(Spec, 1 << 20)]
+
+
+@message(40)
+@dataclass(frozen=True, slots=True)
+class Enroll:
+    """Worker or reader -> controller: rank -1 asks for any free one. Answered by Enrolled."""
+
+    rank: Worker
+    reader: Flag
+
+
+@message(41)
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """The controller's word on rank, incarnation and run. The server is the authority: config is the run's own JSON."""
+
+    rank: Worker
+    incarnation: Number
+    size: Number
+    config: Annotated[str, text(1 << 20)]
+
+
+@message(42)
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A batch of parameters; all workers register the same batches in the same order. Answered by Registered."""
+
+    worker: Worker
+    incarnation: Number
+    batch: Number
+    specs: Specs
+
+
+@message(43)
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Where the batch lives. initialise: this worker's values are the initial ones, it sends them to the shards."""
+
+    batch: Number
+    initialise: Flag
+    epoch: Number
+    shard_E: Counts
+
+
+@message(44)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Controller -> shard: a batch of parameters and where each of its slices lives. Answered by Placed."""
+
+    batch: Number
+    specs: Specs
+    epoch: Number
+    shard_E: Counts
+
+
+@message(45)
+@dataclass(frozen=True, slots=True)
+class Placed:
+    shard: Number
+    epoch: Number
+
+
+@message(46)
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Worker -> controller: a heartbeat that carries progress, not mere life."""
+
+    worker: Worker
+    incarnation: Number
+    clock: AtClock
+
+
+@message(47)
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Shard -> controller: all its slices have committed this round."""
+
+    shard: Number
+    version: Number
+
+
+@message(48)
+@dataclass(frozen=True, slots=True)
+class CommittedByAll:
+    """Controller -> shard: every shard has committed this round; older versions may go."""
+
+    version: Number
+
+
+@message(49)
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    worker: Worker
+    incarnation: Number
+    number: Number
+
+
+@message(50)
+@dataclass(frozen=True, slots=True)
+class BarrierOpen:
+    number: Number
+
+
+@message(51)
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Anyone -> controller, controller -> all: the job ends; failed: as an error."""
+
+    reason: Text
+    failed: Flag
+
+
+@message(52)
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Controller -> shard: this worker is gone. wait: its place is kept for a new incarnation."""
+
+    worker: Worker
+    incarnation: Number
+    wait: Flag
+
+
+@message(53)
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Worker -> controller: train() returned (error empty) or raised."""
+
+    worker: Worker
+    incarnation: Number
+    error: Text
+
+
+@message(54)
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """Worker -> controller: it has been through its part of this data epoch."""
+
+    worker: Worker
+    incarnation: Number
+    epoch: Number
+
+
+@message(55)
+@dataclass(frozen=True, slots=True)
+class EpochEnd:
+    """Controller -> workers: enough workers have finished this data epoch; go on to the next."""
+
+    epoch: Number
+
+
+@message(56)
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Worker -> controller: examples of this epoch that it left out because of EpochEnd."""
+
+    worker: Worker
+    incarnation: Number
+    epoch: Number
+    examples: Number
+
+
+@message(57)
+@dataclass(frozen=True, slots=True)
+class SetLr:
+    """Worker -> controller -> shards: from `at_clock` on the learning rate is `lr`."""
+
+    lr: Real
+    at_clock: AtClock
+
+
+@message(58)
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Worker -> controller: metrics of one clock, for the live view, stop rules, sweeps."""
+
+    worker: Worker
+    incarnation: Number
+    clock: AtClock
+    names: Annotated[tuple[str, ...], tuple_of(text(NAME_BYTES_MAX), 256)]
+    values: Annotated[tuple[float, ...], tuple_of(REAL, 256)]

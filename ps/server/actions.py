@@ -1,0 +1,87 @@
+"""What a shard tells its runtime to do, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ps.server.ledger import Commit, Record
+from ps.types import Int64, PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message without payload."""
+
+    to: PeerId
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep these frames of the push in hand, by (worker, slice, number), until their commit or Drop."""
+
+    worker: int
+    place_E: list[int]  # positions in the message
+    slice_E: list[int]
+    seq_E: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Let go of kept frames, by (worker, slice, number)."""
+
+    keys: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DropUnfinished:
+    """Let go of the worker's kept frames numbered above these, per slice."""
+
+    worker: int
+    kept_S: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Compute these commits; the runtime reports `on_applied(commits)` when they are in the values."""
+
+    commits: list[Commit]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Send values: slices by local index, each at exactly this version (the current one or one that is kept)."""
+
+    to: PeerId
+    id: int
+    slices: Int64
+    version_E: Int64
+    min_clock_E: Int64
+    lr: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The message in hand brings the initial values of these slices, at these positions."""
+
+    place_E: list[int]
+    slice_E: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """The record is in the log: followers get it, in this order."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Versions below this one are asked for by nobody any more."""
+
+    version: int
+
+
+Action: TypeAlias = Send | Keep | Drop | DropUnfinished | Apply | Answer | Store | Replicate | Forget

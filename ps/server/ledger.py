@@ -1,0 +1,228 @@
+"""The replicated numbers of one shard: what a follower must know to take over, changed only by records.
+
+The primary decides and writes records; primary and follower both pass every record through `Ledger.apply`, in one
+order, so they cannot differ. W: workers by rank; S: slices of this shard, by local index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from ps.messages import Code
+from ps.types import Array, Bool, Int64
+
+VERDICTS_KEPT = 64  # per worker and slice; a worker has fewer pushes of one slice in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One push inside a commit."""
+
+    worker: int
+    seq: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One step on one slice. No contributions: the round was empty, only the version moves on.
+
+    lr: schedule and 1/live in it, the slice's own scale not. number: steps of this slice, this one included.
+    finished: workers whose clock on the slice becomes `clock` (gathering models). late: pushes refused by it.
+    base: the version the one push of an arrival was computed on.
+    """
+
+    slice: int
+    version: int  # that it makes
+    lr: float
+    number: int
+    staleness: int
+    base: int
+    contributions: tuple[Contribution, ...]
+    finished: tuple[int, ...] = ()
+    clock: int = 0
+    late: tuple[tuple[int, int], ...] = ()  # (worker, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A push that came after its round was committed."""
+
+    worker: int
+    slice: int
+    seq: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A worker has finished clocks on slices (models that apply on arrival; gathering ones say it in the commit)."""
+
+    worker: int
+    slices: Int64
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker takes part from now on, under this incarnation; clock_S: its clock on each slice."""
+
+    worker: int
+    incarnation: int
+    clock_S: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A worker counts no longer; messages up to this incarnation are refused."""
+
+    worker: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Slices are new here: their ids, the version they start with, each worker's clock on them."""
+
+    ids: Int64
+    version: int
+    clock_W: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """The slices have values (the payload travels beside the record)."""
+
+    slices: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class LrChanged:
+    """From this clock on the learning rate is `lr`."""
+
+    lr: float
+    at_clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A worker was sent these slices: what delay compensation measures its next push against."""
+
+    worker: int
+    slices: Int64
+
+
+Record: TypeAlias = Commit | Refused | Finished | Joined | Left | Added | Initialised | LrChanged | Sent
+
+
+class Ledger:
+    """Versions, clocks, push numbers, verdicts, members and rates of one shard."""
+
+    def __init__(self, workers: int) -> None:
+        self.ids_S: Int64 = np.empty(0, np.int64)
+        self.version_S: Int64 = np.empty(0, np.int64)
+        self.number_S: Int64 = np.empty(0, np.int64)
+        self.ready_S: Bool = np.empty(0, np.bool_)
+        self.clock_WS: Int64 = np.zeros((workers, 0), np.int64)
+        self.last_WS: Int64 = np.zeros((workers, 0), np.int64)  # last push number with a final verdict
+        self.verdict_WSK: Int64 = np.zeros((workers, 0, VERDICTS_KEPT), np.int64)
+        self.live_W: Bool = np.ones(workers, np.bool_)
+        self.incarnation_W: Int64 = np.zeros(workers, np.int64)
+        self.rates: list[LrChanged] = []
+
+    def apply(self, record: Record) -> None:
+        """The only way these numbers change."""
+        match record:
+            case Commit():
+                self._commit(record)
+            case Refused(worker, index, seq, version):
+                self._settle(worker, index, seq, -version - 1)
+            case Finished(worker, slices, clock):
+                self.clock_WS[worker, slices] = np.maximum(self.clock_WS[worker, slices], clock)
+            case Joined(worker, incarnation, clock_S):
+                self.make_room(worker)
+                self.live_W[worker] = True
+                self.incarnation_W[worker] = incarnation
+                self.clock_WS[worker] = clock_S
+            case Left(worker, incarnation):
+                self.live_W[worker] = False
+                self.incarnation_W[worker] = incarnation
+            case Added():
+                self._add(record)
+            case Initialised(slices):
+                self.ready_S[slices] = True
+            case LrChanged():
+                self.rates.append(record)
+                self.rates.sort(key=lambda change: change.at_clock)  # stable: of equal clocks the last said holds
+            case Sent():
+                pass  # about values only
+
+    def verdict(self, worker: int, index: int, seq: int) -> tuple[Code, int]:
+        """The stored verdict of a push number <= last: (code, version)."""
+        stored = int(self.verdict_WSK[worker, index, seq % VERDICTS_KEPT])
+        return (Code.APPLIED, stored) if stored >= 0 else (Code.LATE, -stored - 1)
+
+    def min_clock_S(self) -> Int64:
+        """The least clock that all live workers have finished, per slice; with nobody live, the largest finished."""
+        if self.live_W.any():
+            least: Int64 = self.clock_WS[self.live_W].min(axis=0)
+            return least
+        return self.clock_WS.max(axis=0, initial=0)
+
+    def lr(self, clock: int, scheduled: float) -> float:
+        """The rate in force at `clock`: the last `set_lr` up to it, else what the schedule says."""
+        for change in reversed(self.rates):
+            if change.at_clock <= clock:
+                return change.lr
+        return scheduled
+
+    def make_room(self, worker: int) -> None:
+        """Rows up to this rank; new ones are not live."""
+        missing = worker + 1 - len(self.live_W)
+        if missing > 0:
+            self.live_W = _grown(self.live_W, missing, 0)
+            self.incarnation_W = _grown(self.incarnation_W, missing, 0)
+            for name in ("clock_WS", "last_WS", "verdict_WSK"):
+                setattr(self, name, _grown(getattr(self, name), missing, 0))
+
+    def state(self) -> list[bytes]:
+        """Every number, as bytes: equal on primary and follower at the same place in the log."""
+        arrays = (self.ids_S, self.version_S, self.number_S, self.ready_S, self.clock_WS, self.last_WS)
+        rest = (self.verdict_WSK, self.live_W, self.incarnation_W)
+        rates = np.array([(change.lr, change.at_clock) for change in self.rates])
+        return [array.tobytes() for array in (*arrays, *rest, rates)]
+
+    def _commit(self, commit: Commit) -> None:
+        index = commit.slice
+        self.version_S[index] = commit.version
+        self.number_S[index] = commit.number
+        for push in commit.contributions:
+            self._settle(push.worker, index, push.seq, commit.version)
+        for worker, seq in commit.late:
+            self._settle(worker, index, seq, -commit.version - 1)
+        for worker in commit.finished:
+            self.clock_WS[worker, index] = max(int(self.clock_WS[worker, index]), commit.clock)
+
+    def _settle(self, worker: int, index: int, seq: int, stored: int) -> None:
+        self.verdict_WSK[worker, index, seq % VERDICTS_KEPT] = stored
+        self.last_WS[worker, index] = max(int(self.last_WS[worker, index]), seq)
+
+    def _add(self, added: Added) -> None:
+        count, workers = len(added.ids), len(self.live_W)
+        self.ids_S = np.concatenate((self.ids_S, added.ids))
+        self.version_S = np.concatenate((self.version_S, np.full(count, added.version)))
+        self.number_S = _grown(self.number_S, count, 0)
+        self.ready_S = _grown(self.ready_S, count, 0)
+        self.clock_WS = np.concatenate((self.clock_WS, np.repeat(added.clock_W[:workers, None], count, 1)), axis=1)
+        self.last_WS = _grown(self.last_WS, count, 1)
+        self.verdict_WSK = _grown(self.verdict_WSK, count, 1)
+
+
+def _grown(array: Array, count: int, axis: int) -> Array:
+    """The array with `count` zero entries appended along `axis`."""
+    shape = list(array.shape)
+    shape[axis] = count
+    return np.concatenate((array, np.zeros(shape, array.dtype)), axis=axis)

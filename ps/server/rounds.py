@@ -1,0 +1,148 @@
+"""Commits of gathering models: one aggregated step per slice and round, when its quorum has finished it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ps.consistency import Consistency, Gather
+from ps.messages import Code
+from ps.server.ledger import Commit, Contribution, Ledger, Record, Refused
+from ps.types import Int64
+
+Round = dict[int, list[tuple[int, float]]]  # worker -> its (seq, weight) in this round
+
+
+class Rounds:
+    """Open rounds of every slice. A round is named by the version that its commit starts from.
+
+    done_WS: the round up to which a worker has finished, exclusive: `done > round` means it has delivered. Nothing in
+    here is replicated: a new primary starts with empty rounds and asks for the pushes again.
+    """
+
+    def __init__(self, ledger: Ledger, model: Consistency, lr: Callable[[int], float]) -> None:
+        self.ledger, self.model, self.lr = ledger, model, lr
+        self.done_WS: Int64 = np.zeros_like(ledger.clock_WS)
+        self.open_S: Int64 = np.zeros(0, np.int64)  # the round that pushes may still enter: version, + 1 while in flight
+        self.rounds: list[dict[int, Round]] = []
+        self.late: list[list[tuple[int, int]]] = []  # refusals that wait for the commit in flight
+        gather = self.gather
+        self.clocks, self.by_clock = gather.clocks, gather.by == "clock"
+        self.changed = False
+
+    @property
+    def gather(self) -> Gather:
+        """The model's decision for the workers that are live now."""
+        decision = self.model.commit(max(int(self.ledger.live_W.sum()), 1))
+        assert isinstance(decision, Gather)
+        return decision
+
+    def add_slices(self, count: int) -> None:
+        first = len(self.rounds)
+        self.done_WS = np.concatenate((self.done_WS, self.ledger.clock_WS[:, first:] // self.clocks), axis=1)
+        self.open_S = self.ledger.version_S.copy()
+        self.rounds.extend({} for _ in range(count))
+        self.late.extend([] for _ in range(count))
+
+    def start_of_new(self, clock_W: Int64) -> tuple[int, Int64]:
+        """The version that new slices start with, and each worker's clock on them."""
+        live_W = self.ledger.live_W
+        start = int(clock_W[live_W].min()) // self.clocks if self.by_clock and live_W.any() else 0
+        return start, np.full_like(clock_W, start * self.clocks)
+
+    def make_room(self, worker: int) -> None:
+        missing = worker + 1 - len(self.done_WS)
+        if missing > 0:
+            rows = np.zeros((missing, self.done_WS.shape[1]), np.int64)
+            self.done_WS = np.concatenate((self.done_WS, rows))
+
+    def prefix_S(self, worker: int, admitted_S: Int64) -> Int64:
+        """Per slice the last push number up to which all have a verdict: gathered is one."""
+        return admitted_S
+
+    def gate_clock_E(self, worker: int, slices: Int64, clock: int) -> Int64:
+        """The worker's clock on these slices, as the gate asks for it: by version it is the round it may go on to."""
+        if self.by_clock:
+            return np.full(len(slices), clock)
+        row: Int64 = self.done_WS[worker, slices]
+        return row
+
+    def clock_S(self, worker: int) -> Int64:
+        """Clocks that the worker has finished, per slice."""
+        row: Int64 = self.done_WS[worker] * self.clocks
+        return row
+
+    def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
+        """Admits one push into its round; LATE when the round is over; None while its refusal has to wait its turn."""
+        number = clock // self.clocks if self.by_clock else base
+        if number >= self.open_S[index]:
+            self.rounds[index].setdefault(number, {}).setdefault(worker, []).append((seq, weight))
+            return Code.GATHERED
+        if self.open_S[index] > self.ledger.version_S[index]:
+            self.late[index].append((worker, seq))
+            return None
+        return Code.LATE
+
+    def finish(self, worker: int, slices: Int64, clock: int, base_E: Int64) -> tuple[list[Record], bool]:
+        """The worker's clock is closed on these slices. True: by version, it was too late on some, and jumps there."""
+        open_E = self.open_S[slices]
+        late_E = np.zeros(len(slices), np.bool_) if self.by_clock else base_E != open_E
+        done_E = np.full(len(slices), clock // self.clocks) if self.by_clock else np.where(late_E, open_E, open_E + 1)
+        self.done_WS[worker, slices] = np.maximum(self.done_WS[worker, slices], done_E)
+        self.changed = True
+        return [], bool(late_E.any())
+
+    def due(self) -> list[Commit]:
+        """Commits that can start now."""
+        live_W = self.ledger.live_W
+        if not (self.changed and live_W.any()):
+            return []
+        self.changed = False
+        delivered_S = (self.done_WS[live_W] > self.open_S).sum(axis=0)
+        free_S = (self.open_S == self.ledger.version_S) & self.ledger.ready_S
+        return [self._start(int(i)) for i in np.flatnonzero((delivered_S >= self.gather.quorum) & free_S)]
+
+    def applied(self, commit: Commit) -> list[Refused]:
+        """The commit is in the ledger; what came during it is settled now."""
+        self.changed = True
+        late, self.late[commit.slice] = self.late[commit.slice], []
+        return [Refused(worker, commit.slice, seq, commit.version) for worker, seq in late]
+
+    def discard(self, worker: int, admitted_S: Int64) -> Int64:
+        """Forgets what the worker pushed in rounds it has not finished; returns per slice the last number still taken."""
+        kept_S = admitted_S.copy()
+        for index, rounds in enumerate(self.rounds):
+            for number, entries in rounds.items():
+                if number >= self.done_WS[worker, index]:
+                    kept_S[index] -= len(entries.pop(worker, ()))
+        return kept_S
+
+    def joining_clock_S(self) -> Int64:
+        """The clock that a joiner has on each slice: it takes part from the open round on."""
+        return self.open_S * self.clocks
+
+    def join(self, worker: int) -> None:
+        self.done_WS[worker] = self.open_S
+        self.changed = True
+
+    def _start(self, index: int) -> Commit:
+        number = int(self.open_S[index])
+        self.open_S[index] += 1
+        entries = self.rounds[index].pop(number, {})
+        inside = [w for w in sorted(entries) if self.done_WS[w, index] > number]
+        pushes = tuple(Contribution(w, seq, weight) for w in inside for seq, weight in entries[w])
+        late = tuple((w, seq) for w in sorted(entries) if w not in inside for seq, _ in entries[w])
+        finished = tuple(int(w) for w in np.flatnonzero(self.done_WS[:, index] > number))
+        return Commit(
+            slice=index,
+            version=number + 1,
+            lr=self.lr(number * self.clocks),
+            number=int(self.ledger.number_S[index]) + bool(pushes),
+            staleness=0,
+            base=number,
+            contributions=pushes,
+            finished=finished,
+            clock=(number + 1) * self.clocks,
+            late=late,
+        )

@@ -1,0 +1,237 @@
+"""Performs what a Shard decides: owns frames and values, checks payloads, sends messages. One thread runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ps import kernels, wire
+from ps.errors import FrameError, OutboxFull, PeerError
+from ps.messages import Init, Push, Read, Rejected
+from ps.messages import Values as ValuesMessage
+from ps.metrics import Metrics
+from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store
+from ps.server.core import Shard
+from ps.server.follower import Follower
+from ps.server.ledger import Added, Commit, Initialised, Record, Sent
+from ps.server.rounds import Rounds
+from ps.server.values import Values
+from ps.transport.base import Message, Unreachable
+from ps.types import Array, Float, PeerId
+
+Frame = tuple[Float, "Held"]
+
+
+class Held:
+    """A received message whose frames are released one by one."""
+
+    __slots__ = ("left", "message")
+
+    def __init__(self, message: Message, frames: int) -> None:
+        self.message, self.left = message, frames
+
+    def release(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.message.release()
+
+
+class Server:
+    """One server process's shard with its arrays. The driver calls `receive`, and `finish` for deferred applies."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        job: bytes,
+        send: Callable[[PeerId, Message], None],
+        metrics: Metrics,
+        follower: Follower | None = None,
+        defer: Callable[[list[Commit]], None] | None = None,
+        watch: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.shard, self.job, self.metrics = shard, job, metrics
+        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.keep_versions)
+        self.follower = follower
+        self._send, self._defer, self._watch = send, defer, watch
+        self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)
+        self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
+        self._unsent: list[tuple[PeerId, Message]] = []
+        self._now = 0.0
+
+    def receive(self, sender: PeerId, message: Message, now: float) -> None:
+        """One message from a peer. Bad bytes cost the peer an error and never this server."""
+        self._now = now
+        self.retry_unsent()
+        self.metrics.count("header_bytes", len(message.header), direction="received")
+        try:
+            body = wire.decode(message.header, self.job)
+        except FrameError as error:
+            self.metrics.count("rejected_messages")
+            message.release()
+            self._post(sender, Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False))
+            return
+        held = Held(message, 1)
+        try:
+            self._perform(self._decide(sender, body, message), held)
+        except PeerError as error:
+            self.metrics.count("rejected_messages")
+            self._post(sender, Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False))
+        held.release()
+
+    def finish(self, commits: list[Commit], now: float) -> None:
+        """Computes deferred commits and lets the shard go on."""
+        self._now = now
+        self._apply(commits)
+
+    def retry_unsent(self) -> None:
+        """Sends again what a slow reader had no room for."""
+        if self._unsent:
+            waiting, self._unsent = self._unsent, []
+            for to, message in waiting:
+                self._hand_over(to, message)
+
+    # ---- deciding ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, sender: PeerId, body: Any, message: Message) -> list[Action]:
+        match body:
+            case Push():
+                if (why := self._bad_payload(body.slice_E, message.buffers)) is not None:
+                    self.metrics.count("rejected_messages")
+                    return self.shard.on_bad_payload(body, why, self._now)
+                self.metrics.count("push_messages", direction="received")
+                self.metrics.count("push_bytes", sum(b.nbytes for b in message.buffers), direction="received")
+            case Init():
+                if (why := self._bad_payload(body.slice_E, message.buffers, finite=False)) is not None:
+                    raise PeerError(why)
+                return self.shard.on_init(body.worker, body.slice_E, self._now)
+            case Read():
+                return self.shard.read(sender, body, self._now)
+        return self.shard.handle(body, self._now)
+
+    def _bad_payload(self, slice_E: Any, buffers: Sequence[Array], finite: bool = True) -> str | None:
+        """Why these buffers cannot be values of these slices; None when they can."""
+        if len(buffers) != len(slice_E):
+            return f"expected {len(slice_E)} buffers, got {len(buffers)}"
+        for slice_id, buffer in zip(slice_E.tolist(), buffers, strict=True):
+            if slice_id >= len(self.shard.keyspace.slices):
+                return f"slice {slice_id}: expected one below {len(self.shard.keyspace.slices)}"
+            item = self.shard.keyspace.slices[slice_id]
+            if buffer.nbytes != item.nbytes:
+                return f"{self.shard.keyspace.describe(slice_id)}: expected {item.nbytes} bytes, got {buffer.nbytes}"
+            if finite and not item.trainable:
+                return f"{self.shard.keyspace.describe(slice_id)}: expected no push, it is frozen or an integer buffer"
+            if finite and not kernels.all_finite(buffer.view(item.dtype)):
+                self.metrics.count("nonfinite_pushes")
+                return f"{self.shard.keyspace.describe(slice_id)}: expected finite numbers, got NaN or Inf"
+        return None
+
+    # ---- performing -------------------------------------------------------------------------------------------------
+
+    def _perform(self, actions: list[Action], held: Held | None = None) -> None:
+        for action in actions:
+            match action:
+                case Send(to, body):
+                    self._post(to, body)
+                case Keep():
+                    assert held is not None
+                    self._keep(action, held)
+                case Store(places, slices):
+                    assert held is not None
+                    for place, index in zip(places, slices, strict=True):
+                        item = self.values.slices[index]
+                        self.values.store(index, held.message.buffers[place].view(item.dtype))
+                case Apply(commits):
+                    if self._defer is None:
+                        self._apply(commits)
+                    else:
+                        self._defer(commits)
+                case Answer():
+                    self._answer(action)
+                case Replicate(record):
+                    self._replicate(record)
+                case Drop(keys):
+                    for key in keys:
+                        self._let_go(key)
+                case DropUnfinished(worker, kept_S):
+                    for key in [k for k in self._frames if k[0] == worker and k[2] > kept_S[k[1]]]:
+                        self._let_go(key)
+                case Forget(version):
+                    self.values.forget(version)
+
+    def _keep(self, keep: Keep, held: Held) -> None:
+        for place, index, seq in zip(keep.place_E, keep.slice_E, keep.seq_E, strict=True):
+            held.left += 1
+            frame_N = held.message.buffers[place].view(self.values.slices[index].dtype)
+            self._frames[keep.worker, index, seq] = (frame_N, held)
+
+    def _let_go(self, key: tuple[int, int, int]) -> None:
+        if (frame := self._frames.pop(key, None)) is not None:
+            frame[1].release()
+
+    def _apply(self, commits: list[Commit]) -> None:
+        for commit in commits:
+            keys = [(push.worker, commit.slice, push.seq) for push in commit.contributions]
+            grad_N = self.values.commit(commit, [self._frames[key][0] for key in keys])
+            if self.follower is not None:
+                self._payloads[commit.slice, commit.version] = [] if grad_N is None else [grad_N.copy()]
+            if keys:
+                self.metrics.count("applies")
+                self.metrics.observe("staleness", commit.staleness)
+            else:
+                self.metrics.count("empty_commits")
+            for key in keys:
+                self._let_go(key)
+        self._perform(self.shard.on_applied(commits, self._now))
+
+    def _answer(self, answer: Answer) -> None:
+        ledger = self.shard.ledger
+        held = [
+            self.values.hold(index, version, int(ledger.version_S[index]))
+            for index, version in zip(answer.slices.tolist(), answer.version_E.tolist(), strict=True)
+        ]
+        ids = ledger.ids_S[answer.slices]
+        body = ValuesMessage(answer.id, ids, answer.version_E, answer.min_clock_E, answer.lr, answer.rate)
+        buffers = [buffer.array for buffer in held]
+        self.metrics.count("pull_messages", direction="sent")
+        self.metrics.count("pull_bytes", sum(b.nbytes for b in buffers), direction="sent")
+
+        def release() -> None:
+            for buffer in held:
+                buffer.release()
+
+        self._hand_over(answer.to, Message(wire.encode(body, self.job), buffers, release))
+
+    def _replicate(self, record: Record) -> None:
+        if self._watch is not None:
+            self._watch(record)
+        if isinstance(record, Added):
+            new = [self.shard.keyspace.slices[int(i)] for i in record.ids]
+            self.values.add(new)
+            if self.follower is not None:
+                self.follower.feed(record, (), new)
+            return
+        if isinstance(record, Sent):
+            for index in record.slices:
+                self.values.remember(record.worker, int(index))
+        if self.follower is None:
+            return
+        payload: list[Array] = []
+        if isinstance(record, Commit):
+            payload = self._payloads.pop((record.slice, record.version))
+        elif isinstance(record, Initialised):
+            payload = [self.values.current[int(index)].array for index in record.slices]
+        self.follower.feed(record, payload)
+
+    # ---- sending ----------------------------------------------------------------------------------------------------
+
+    def _post(self, to: PeerId, body: Any) -> None:
+        self._hand_over(to, Message(wire.encode(body, self.job)))
+
+    def _hand_over(self, to: PeerId, message: Message) -> None:
+        self.metrics.count("header_bytes", len(message.header), direction="sent")
+        try:
+            self._send(to, message)
+        except OutboxFull:
+            self._unsent.append((to, message))
+        except Unreachable:
+            message.release()  # the peer is gone; the controller will say so

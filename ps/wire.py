@@ -1,0 +1,211 @@
+"""How a message becomes bytes and back: a versioned MessagePack tuple, every field bounded and checked.
+
+A message class lists its fields with a *kind* from below (`clock: Annotated[int, INT64]`). Arrays travel as
+little-endian bytes. Nothing is ever unpickled, and nothing larger than what arrived is ever allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, TypeVar, get_type_hints
+
+import msgpack
+import numpy as np
+
+from ps.errors import FrameError
+
+WIRE_VERSION = 1
+HEADER_BYTES_MAX = 64 << 20
+JOB_BYTES = 16
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of field: how it is packed, and how what arrives is checked. `expected` is its wording in errors."""
+
+    expected: str
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]  # raises ValueError, TypeError
+
+
+def _integer(low: int, high: int) -> Kind:
+    def unpack(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Kind(f"an integer in [{low}, {high}]", int, unpack)
+
+
+def _real(value: Any) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError
+    return value
+
+
+def text(bytes_max: int) -> Kind:
+    """A UTF-8 string of at most `bytes_max` bytes."""
+
+    def unpack(value: Any) -> str:
+        if type(value) is not str or len(value.encode()) > bytes_max:
+            raise ValueError
+        return value
+
+    return Kind(f"text of at most {bytes_max} bytes", str, unpack)
+
+
+def _array(dtype: str, low: int) -> Kind:
+    wire = np.dtype(dtype)
+
+    def pack(value: Any) -> bytes:
+        return np.ascontiguousarray(value, wire).tobytes()
+
+    def unpack(value: Any) -> Any:
+        if type(value) is not bytes or len(value) % wire.itemsize:
+            raise ValueError
+        array = np.frombuffer(value, wire)
+        if len(array) and int(array.min()) < low:
+            raise ValueError
+        return array.astype(wire.newbyteorder("="), copy=False)
+
+    return Kind(f"packed {dtype} >= {low}", pack, unpack)
+
+
+INT64 = _integer(-(2**63), 2**63 - 1)
+COUNT = _integer(0, 2**63 - 1)  # clocks, versions, numbers, ids
+RANK = _integer(-1, 2**31 - 1)  # -1: nobody in particular
+REAL = Kind("a finite float", float, _real)
+FLAG = Kind("a boolean", bool, _flag)
+IDS_E = _array("<i8", 0)  # slice ids, ascending order is the sender's business
+COUNTS_E = _array("<i8", 0)
+CODES_E = _array("|u1", 0)
+
+
+def listing(of: type[Any], count_max: int) -> Kind:
+    """A list of at most `count_max` dataclasses of one class, each packed as a tuple of its own fields."""
+
+    def pack(value: Any) -> list[Any]:
+        return [_pack_fields(item) for item in value]
+
+    def unpack(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) > count_max:
+            raise ValueError
+        return tuple(_unpack_fields(of, item) for item in value)
+
+    return Kind(f"a list of at most {count_max} {of.__name__}", pack, unpack)
+
+
+def optional(kind: Kind) -> Kind:
+    """None, or a value of `kind`."""
+    return Kind(
+        f"none or {kind.expected}",
+        lambda value: None if value is None else kind.pack(value),
+        lambda value: None if value is None else kind.unpack(value),
+    )
+
+
+def tuple_of(kind: Kind, count_max: int) -> Kind:
+    """A tuple of at most `count_max` values of `kind`."""
+
+    def unpack(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) > count_max:
+            raise ValueError
+        return tuple(kind.unpack(item) for item in value)
+
+    return Kind(f"a list of at most {count_max}: {kind.expected}", lambda value: [kind.pack(v) for v in value], unpack)
+
+
+@lru_cache(maxsize=None)
+def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
+    assert all(isinstance(kind, Kind) for _, kind in layout), cls
+    return layout
+
+
+def _pack_fields(message: Any) -> list[Any]:
+    return [kind.pack(getattr(message, name)) for name, kind in _layout(type(message))]
+
+
+def _unpack_fields(cls: type[M], values: Any) -> M:
+    layout = _layout(cls)
+    if type(values) is not list or len(values) != len(layout):
+        raise FrameError(f"{cls.__name__}: expected {len(layout)} fields, got {_short(values)}")
+    checked = []
+    for (name, kind), value in zip(layout, values, strict=True):
+        try:
+            checked.append(kind.unpack(value))
+        except (ValueError, TypeError):
+            raise FrameError(f"{cls.__name__}.{name}: expected {kind.expected}, got {_short(value)}") from None
+    _check_lengths(cls, checked)
+    return cls(*checked)
+
+
+def _check_lengths(cls: type[Any], values: list[Any]) -> None:
+    """All fields whose name ends in `_E` belong to the same slices: equal lengths."""
+    lengths = {name: len(value) for (name, _), value in zip(_layout(cls), values, strict=True) if name.endswith("_E")}
+    if len(set(lengths.values())) > 1:
+        raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bytes | list):
+        return f"{type(value).__name__} of length {len(value)}"
+    return repr(value)[:60]
+
+
+CODES: dict[int, type[Any]] = {}
+CODE_OF: dict[type[Any], int] = {}
+
+
+def message(code: int) -> Callable[[type[M]], type[M]]:
+    """Class decorator: gives a message class its number on the wire."""
+
+    def register(cls: type[M]) -> type[M]:
+        assert code not in CODES, (code, cls)
+        CODES[code] = cls
+        CODE_OF[cls] = code
+        return cls
+
+    return register
+
+
+def encode(body: Any, job: bytes) -> bytes:
+    """Header bytes of one message of the job with this 16-byte id."""
+    packed: bytes = msgpack.packb([WIRE_VERSION, job, CODE_OF[type(body)], *_pack_fields(body)])
+    return packed
+
+
+def decode(header: bytes, job: bytes) -> Any:
+    """The message that `header` holds.
+
+    Raises: FrameError naming the field, what was expected and what came; never anything else, for any bytes.
+    """
+    if len(header) > HEADER_BYTES_MAX:
+        raise FrameError(f"header: expected at most {HEADER_BYTES_MAX} bytes, got {len(header)}")
+    try:
+        values = msgpack.unpackb(header, strict_map_key=True, use_list=True)
+    except Exception as error:  # msgpack raises many kinds, all meaning the same here
+        raise FrameError(f"header: expected one MessagePack tuple, got {type(error).__name__}") from None
+    if type(values) is not list or len(values) < 3:
+        raise FrameError(f"header: expected a tuple (version, job, code, ...), got {_short(values)}")
+    version, theirs, code = values[:3]
+    if version != WIRE_VERSION:
+        raise FrameError(f"wire version: expected {WIRE_VERSION}, got {_short(version)}; run the same release everywhere")
+    if theirs != job:
+        raise FrameError(f"job id: expected {job.hex()[:8]}..., got {_short(theirs)}; the peer belongs to another job")
+    cls = CODES.get(code) if type(code) is int else None
+    if cls is None:
+        raise FrameError(f"message code: expected one of {sorted(CODES)}, got {_short(code)}")
+    return _unpack_fields(cls, values[3:])

@@ -1,0 +1,113 @@
+"""The arrays of one worker: frames that are not settled, the replica, what is accumulated, the residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ps import kernels
+from ps.buffers import Buffer, Pool
+from ps.consistency import Cadence
+from ps.keyspace import Keyspace, numpy_dtype
+from ps.types import Array, Float
+
+
+class Arrays:
+    """Everything by slice id; the Session says when."""
+
+    def __init__(self, keyspace: Keyspace, cadence: Cadence, keeps_replica: bool, error_feedback: bool) -> None:
+        self.keyspace, self.cadence = keyspace, cadence
+        self.keeps_replica, self.error_feedback = keeps_replica, error_feedback
+        self.pool = Pool()
+        self.frames: dict[tuple[int, int], Buffer] = {}  # (push, slice)
+        self.replica: dict[int, Array] = {}
+        self.pulled: dict[int, Array] = {}  # the replica as it was pulled, where deltas travel
+        self.summed: dict[int, Array] = {}  # accumulated weight * gradient
+        self.weights: list[float] = []  # of the accumulated pushes
+        self.residual: dict[int, Array] = {}  # gradient units, master dtype; only where something is left
+
+    # ---- pushing ----------------------------------------------------------------------------------------------------
+
+    def gather(self, slice_id: int, grads: Mapping[str, Array], copy: bool) -> Buffer:
+        """One slice's gradient in the master dtype, from the arrays of its parameters; no copy only where possible."""
+        item = self.keyspace.slices[slice_id]
+        if not copy and len(item.pieces) == 1:
+            piece = item.pieces[0]
+            flat = grads[self.keyspace.parameters[piece.parameter].name]
+            if flat.dtype.name == item.dtype and flat.flags.c_contiguous:
+                return Buffer(self.pool, flat.reshape(-1)[piece.start : piece.stop], lent=True)
+        buffer = self.pool.take(item.dtype, item.size)
+        for piece in item.pieces:
+            flat = grads[self.keyspace.parameters[piece.parameter].name].reshape(-1)
+            length = piece.stop - piece.start
+            np.copyto(buffer.array[piece.offset : piece.offset + length], flat[piece.start : piece.stop], casting="unsafe")
+        return buffer
+
+    def accumulate(self, slice_id: int, grad_N: Float, weight: float) -> None:
+        """Adds weight * gradient to what the next travelling push carries."""
+        if slice_id not in self.summed:
+            self.summed[slice_id] = np.zeros(grad_N.size, grad_N.dtype)
+        scaled = self.pool.take(grad_N.dtype.name, grad_N.size)
+        kernels.scale_into(grad_N, weight, scaled.array)
+        self.summed[slice_id] += scaled.array
+        scaled.release()
+
+    def frame(self, slice_id: int, fresh: Buffer, weight: float) -> Buffer:
+        """What travels for a slice at a push: the gradient, the accumulated one, or the replica's delta; + residual."""
+        if self.cadence.carries == "delta":
+            np.subtract(self.pulled[slice_id], self.replica[slice_id], out=fresh.array)
+        elif slice_id in self.summed:
+            kernels.divide(self.summed.pop(slice_id), weight, fresh.array)
+        if (left := self.residual.pop(slice_id, None)) is not None:
+            fresh.array += left
+        return fresh
+
+    def settle(self, push: int, slice_id: int, refused: bool) -> None:
+        """The frame is no longer needed; a refused one goes back into the residual (conservation, G9)."""
+        buffer = self.frames.pop((push, slice_id))
+        if refused and self.error_feedback:
+            if slice_id in self.residual:
+                self.residual[slice_id] += buffer.array
+            else:
+                self.residual[slice_id] = buffer.array.copy()
+        buffer.release()
+
+    # ---- the replica ------------------------------------------------------------------------------------------------
+
+    def step(self, slice_id: int, grad_N: Float, lr: float) -> None:
+        """Steps the replica as the server's plain SGD would."""
+        replica = self.replica.get(slice_id)
+        if replica is not None:
+            lr *= self.keyspace.slices[slice_id].options.lr_scale
+            kernels.sgd(replica, grad_N, replica, lr, 0.0)
+
+    def store(self, slice_id: int, values_N: Array) -> None:
+        """Fresh values of a slice."""
+        if slice_id not in self.replica:
+            self.replica[slice_id] = np.empty(values_N.size, values_N.dtype)
+        np.copyto(self.replica[slice_id], values_N)
+        if self.cadence.carries == "delta":
+            if slice_id not in self.pulled:
+                self.pulled[slice_id] = np.empty(values_N.size, values_N.dtype)
+            np.copyto(self.pulled[slice_id], values_N)
+
+    # ---- values to the caller ---------------------------------------------------------------------------------------
+
+    def outputs(self, names: Iterable[str], out: Mapping[str, Array] | None) -> dict[str, Array]:
+        """The arrays that a pull fills: the caller's, or fresh ones of the registered shape and dtype."""
+        made = {}
+        for name in names:
+            parameter = self.keyspace.parameters[self.keyspace.index_of[name]]
+            given = None if out is None else out.get(name)
+            made[name] = np.empty(parameter.shape, numpy_dtype(parameter.dtype)) if given is None else given
+        return made
+
+    def deliver(self, slice_id: int, values_N: Array, outputs: Mapping[str, Array]) -> None:
+        """Copies one slice into the arrays of its parameters, as far as they are wanted."""
+        for piece in self.keyspace.slices[slice_id].pieces:
+            target = outputs.get(self.keyspace.parameters[piece.parameter].name)
+            if target is not None:
+                length = piece.stop - piece.start
+                flat = target.reshape(-1)  # contiguous: checked by the client
+                np.copyto(flat[piece.start : piece.stop], values_N[piece.offset : piece.offset + length], casting="unsafe")

@@ -1,0 +1,315 @@
+"""What a training loop holds: register, pull, push, tick, log. One client per worker, used from one thread."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ps import kernels
+from ps.errors import ConfigError, StoppedError
+from ps.keyspace import Options
+from ps.messages import Barrier, Code, Done, EpochDone, Log, Progress, SetLr, Skipped, Stop
+from ps.metrics import Metrics
+from ps.types import CONTROLLER, Array, Clock, WorkerId
+from ps.worker.runtime import Worker
+from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
+
+log = logging.getLogger("ps")
+
+
+class Client:
+    """A worker's face. Every call takes `timeout=` seconds and names who is missing when it runs out."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._states: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+        self._closed = False
+
+    # ---- who and where ----------------------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """This worker's rank, from 0; kept across restarts."""
+        return self._worker.rank
+
+    @property
+    def size(self) -> int:
+        """Workers of the run."""
+        return self._worker.size
+
+    @property
+    def clock(self) -> int:
+        """Clocks that this worker has finished; a restarted worker goes on from here."""
+        return self._worker.session.clock
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, 0 when none was given: for data order and initial values."""
+        return self._worker.config.seed or 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force at the last pull."""
+        return self._worker.session.lr
+
+    @property
+    def metrics(self) -> Metrics:
+        """This worker's counters and histograms."""
+        return self._worker.metrics
+
+    @property
+    def should_stop(self) -> bool:
+        """True once the job was stopped: leave the loop."""
+        if not self._closed:
+            self._worker.poll()
+        return self._worker.stopped is not None
+
+    # ---- parameters -------------------------------------------------------------------------------------------------
+
+    def register(
+        self, values: Mapping[str, Array], options: Mapping[str, Options] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """Registers a batch of parameters; all workers register the same batches in the same order.
+
+        values: name -> initial array (float16, bfloat16, float32, float64; integers are stored only). Those of the
+        lowest live rank hold; a joiner gets the servers'. options: per name. Returns the same names, untouched.
+        Raises: ConfigError naming the parameter; DeadlineError.
+        """
+        arrays = {}
+        for name, array in values.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"register: expected names as str, got {name!r}")
+            arrays[name] = np.asarray(array)
+        if not arrays:
+            raise ConfigError("register: expected at least one parameter, got none")
+        for name in options or {}:
+            if name not in arrays:
+                raise ConfigError(f"register: options name {name!r}, which is not among the values")
+        self._worker.poll()
+        self._worker.register(arrays, options or {}, self._timeout(timeout))
+        return dict(values)
+
+    def pull(
+        self,
+        names: list[str] | None = None,
+        *,
+        out: Mapping[str, Array] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """Values of these parameters (all without names); waits as the consistency model says.
+
+        out: contiguous arrays of the registered shape and dtype to fill; else fresh ones. Each slice is exactly one
+        version. Raises: ConfigError, DeadlineError naming worker, server, slice and clock.
+        """
+        self._registered("pull")
+        known = self._worker.keyspace.index_of
+        wanted = list(known) if names is None else list(names)
+        self._worker.keyspace.slice_ids(wanted)
+        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        self._worker.pull(wanted, outputs, self._timeout(timeout))
+        return outputs
+
+    def push(
+        self, grads: Mapping[str, Array], weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
+    ) -> PushFuture:
+        """Sends gradients (or deltas, under `add`) of this clock and returns at once.
+
+        grads: name -> array of the registered shape. weight: examples behind them. copy=False: the arrays are sent as
+        they are, and must not be written before the future is done. A push with NaN or Inf is dropped whole, warned
+        about by name and counted; its future says Refused. Raises: ConfigError naming parameter and shape.
+        """
+        self._registered("push")
+        if not (math.isfinite(weight) and weight > 0):
+            raise ConfigError(f"push: weight: expected a finite number > 0, got {weight!r}")
+        arrays = self._checked_grads(grads)
+        bad = [name for name, array in arrays.items() if not _finite(array)]
+        if bad:
+            self.metrics.count("nonfinite_pushes")
+            log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, ", ".join(bad))
+            return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {', '.join(bad)}"))
+        clock = self.clock
+        push = self._worker.push(arrays, float(weight), copy, self._timeout(timeout))
+        return PushFuture(self._worker, push, clock, None if push else Accumulated())
+
+    def tick(self) -> None:
+        """This worker has finished a clock (Petuum's Clock())."""
+        self._registered("tick")
+        self._worker.tick()
+        session = self._worker.session
+        self._post(Progress(WorkerId(self.rank), session.incarnation, Clock(session.clock)))
+
+    def push_pull(
+        self,
+        grads: Mapping[str, Array],
+        weight: float = 1.0,
+        *,
+        out: Mapping[str, Array] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """push, tick and pull in one call: one clock, one round trip."""
+        self.push(grads, weight, timeout=timeout)
+        self.tick()
+        return self.pull(out=out, timeout=timeout)
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def log(self, **values: float) -> None:
+        """Metrics of this clock, for the live view, stop rules, sweeps. Values are numbers; non-finite ones are left out."""
+        numbers = {name: float(value) for name, value in values.items()}
+        kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        incarnation = self._worker.incarnation
+        self._post(Log(WorkerId(self.rank), incarnation, Clock(self.clock), tuple(kept), tuple(kept.values())))
+
+    def barrier(self, *, timeout: float | None = None) -> None:
+        """Settles this worker's pushes (gathered counts) and waits for all live workers.
+
+        Raises: DeadlineError.
+        """
+        seconds = self._timeout(timeout)
+        worker = self._worker
+        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.unsettled())
+        worker.barriers += 1
+        number = worker.barriers
+        self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
+        why = f"barrier {number}: another live worker has not reached it"
+        worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: why)
+
+    def stop(self, reason: str) -> None:
+        """Ends the job for everybody; `should_stop` becomes true everywhere."""
+        self._post(Stop(f"worker {self.rank}: {reason}", False))
+
+    def set_lr(self, lr: float, at_clock: int | None = None) -> None:
+        """From `at_clock` (default: this worker's clock) on the learning rate is `lr`, everywhere."""
+        if not (math.isfinite(lr) and lr >= 0):
+            raise ConfigError(f"set_lr: expected a finite number >= 0, got {lr!r}")
+        self._post(SetLr(float(lr), Clock(self.clock if at_clock is None else at_clock)))
+
+    def register_state(self, name: str, get: Callable[[], Any], set: Callable[[Any], None]) -> None:
+        """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker."""
+        if name in self._states:
+            raise ConfigError(f"register_state: {name!r} is registered already; give each state its own name")
+        self._states[name] = (get, set)
+
+    def state(self) -> dict[str, Any]:
+        """All registered worker state, as `get` gives it now."""
+        return {name: get() for name, (get, _) in self._states.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Hands each registered state its part. Raises: ConfigError when a name is not registered."""
+        for name, value in state.items():
+            if name not in self._states:
+                raise ConfigError(f"load_state: {name!r} is not registered; known: {', '.join(self._states) or 'none'}")
+            self._states[name][1](value)
+
+    def spend(self, seconds: float) -> None:
+        """Lets compute time pass that is declared, not done: a real sleep, or virtual time in a seeded cluster."""
+        self._worker.port.spend(seconds)
+
+    # ---- data epochs ------------------------------------------------------------------------------------------------
+
+    def epoch_done(self, epoch: int) -> None:
+        """This worker has been through its part of the data epoch."""
+        self._post(EpochDone(WorkerId(self.rank), self._worker.incarnation, epoch))
+
+    def epoch_ended(self, epoch: int) -> bool:
+        """Enough workers have finished this epoch (run option epoch_share): go on to the next."""
+        self._worker.poll()
+        return self._worker.epoch_ended >= epoch
+
+    def epoch_skipped(self, epoch: int, examples: int) -> None:
+        """Counts the examples that were left out because the epoch had ended."""
+        self._post(Skipped(WorkerId(self.rank), self._worker.incarnation, epoch, examples))
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self, error: str = "", *, timeout: float | None = None) -> None:
+        """Leaves: waits until the servers have this worker's pushes, leaves the clock minimum, says good-bye.
+
+        error: why `train` failed; then nothing is waited for.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        worker = self._worker
+        try:
+            if not error and worker.stopped is None:
+                seconds = self._timeout(timeout)
+                worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.unsettled())
+                worker.perform(worker.session.leave(worker.port.now()))
+                worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
+        except StoppedError:
+            pass
+        finally:
+            self._post(Done(WorkerId(self.rank), worker.incarnation, error[-8000:]))
+            worker.port.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.close("" if error is None else f"{type(error).__name__}: {error}")
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
+
+    def _post(self, body: Any) -> None:
+        self._worker.post(CONTROLLER, body)
+
+    def _timeout(self, timeout: float | None) -> float:
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}")
+        return self._worker.config.timeout_s if timeout is None else timeout
+
+    def _registered(self, call: str) -> None:
+        if self._closed:
+            raise ConfigError(f"{call}: this client is closed")
+        if not self._worker.batches:
+            raise ConfigError(f"{call}: no parameters yet; call client.register({{name: array}}) first")
+
+    def _checked_grads(self, grads: Mapping[str, Array]) -> dict[str, Array]:
+        keyspace = self._worker.keyspace
+        ids = keyspace.slice_ids(grads)
+        arrays = {}
+        for name, grad in grads.items():
+            array, parameter = np.asarray(grad), keyspace.parameters[keyspace.index_of[name]]
+            if tuple(array.shape) != parameter.shape:
+                raise ConfigError(f"push of {name!r}: expected shape {parameter.shape}, got {tuple(array.shape)}")
+            if not parameter.trainable:
+                raise ConfigError(f"push of {name!r}: it is frozen or an integer buffer, which is stored, not optimised")
+            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+                raise ConfigError(f"push of {name!r}: expected real numbers, got dtype {array.dtype}")
+            arrays[name] = np.ascontiguousarray(array).reshape(parameter.shape)
+        for slice_id in ids:
+            members = [keyspace.parameters[piece.parameter].name for piece in keyspace.slices[slice_id].pieces]
+            absent = [name for name in members if name not in arrays]
+            if absent:
+                raise ConfigError(
+                    f"push of {next(m for m in members if m in arrays)!r}: it travels in one slice with "
+                    f"{', '.join(map(repr, absent[:4]))}; push them together (zeros where there is no gradient)"
+                )
+        return arrays
+
+    def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
+        for name, array in (out or {}).items():
+            if name not in wanted:
+                raise ConfigError(f"pull: out: {name!r} is not among the pulled names")
+            parameter = self._worker.keyspace.parameters[self._worker.keyspace.index_of[name]]
+            if tuple(array.shape) != parameter.shape or array.dtype.name != parameter.dtype:
+                got = f"{tuple(array.shape)} {array.dtype.name}"
+                raise ConfigError(f"pull: out[{name!r}]: expected shape {parameter.shape} {parameter.dtype}, got {got}")
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise ConfigError(f"pull: out[{name!r}]: expected a writeable C-contiguous array")
+        return out
+
+
+def _finite(array: Array) -> bool:
+    if array.dtype.kind in "iu":
+        return True
+    flat = array.reshape(-1)
+    return kernels.all_finite(flat if array.dtype.itemsize >= 4 else flat.astype(np.float32))
+
+
+__all__ = ["Accumulated", "Applied", "Client", "Code", "PushFuture", "Refused"]

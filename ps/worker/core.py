@@ -1,0 +1,428 @@
+"""One worker's decisions: what it sends, what it waits for, what it sends again. No I/O, no arrays of values.
+
+Calls of the training loop and messages in, actions out. S: all registered slices by id; E: slices of one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ps.consistency import Consistency
+from ps.messages import (
+    Ask,
+    Code,
+    Gap,
+    Init,
+    InitDone,
+    Join,
+    Leave,
+    LeaveDone,
+    Pull,
+    Push,
+    Rejected,
+    Tick,
+    Ticked,
+    Values,
+    Verdicts,
+    Waiting,
+    Welcome,
+)
+from ps.types import Bool, Int64, PeerId, server_peer
+
+PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
+BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message; `push`: with the frames of this push for its slices; `init`: with initial values."""
+
+    to: PeerId
+    body: Any
+    push: int = -1
+    init: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """The message in hand holds wanted values."""
+
+    pull: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The final verdict of a push on a slice: its frame may go; LATE: refund it first."""
+
+    push: int
+    slice: int
+    code: Code
+    version: int
+
+
+Action: TypeAlias = Send | Deliver | Settled
+
+
+@dataclass(slots=True)
+class PushEntry:
+    """A push that is not settled everywhere."""
+
+    id: int
+    clock: int
+    weight: float
+    open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
+    gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
+
+
+@dataclass(slots=True)
+class PullEntry:
+    """A pull that waits for some shards."""
+
+    id: int
+    clock: int
+    missing: dict[int, tuple[Int64, Int64]]  # shard -> (slice ids, own push numbers that must be in)
+    note: Waiting | None = None  # what a shard last said about the wait
+
+
+@dataclass(slots=True)
+class Due:
+    """When something unanswered is sent again."""
+
+    at: float
+    tries: int = 0
+
+
+class Session:
+    """The worker's side of every exchange with the shards."""
+
+    def __init__(
+        self,
+        rank: int,
+        incarnation: int,
+        model: Consistency,
+        shards: int,
+        overlays: bool = False,
+        resend_s: float = 1.0,
+        inflight_clocks: int = 2,
+    ) -> None:
+        self.rank, self.incarnation, self.model, self.shards = rank, incarnation, model, shards
+        self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
+        self.resend_s, self.inflight_clocks = resend_s, inflight_clocks
+        self.clock = 0
+        self.lr, self.rate = 0.0, 1.0
+        self.shard_S: Int64 = np.empty(0, np.int64)
+        self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
+        self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
+        self.min_clock_S: Int64 = np.empty(0, np.int64)
+        self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
+        self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
+        self.finished_S: Int64 = np.empty(0, np.int64)  # clocks finished by an earlier incarnation
+        self.late_clock = -1  # last clock that some shard closed too late for a round
+        self.pushes: dict[int, PushEntry] = {}
+        self.pulls: dict[int, PullEntry] = {}
+        self.welcomed: dict[int, Welcome] = {}
+        self.fenced: str | None = None
+        self.heard: dict[int, float] = {}  # shard -> last sign of life
+        self._push_of: dict[tuple[int, int], int] = {}  # (slice, number) -> push
+        self._due: dict[tuple[Any, ...], Due] = {}
+        self._ticks: dict[tuple[int, int], Tick] = {}  # (shard, clock)
+        self._inits: dict[int, set[int]] = {}  # shard -> slices whose values are not confirmed
+        self._left: set[int] = set()
+        self._next_id = 1
+
+    # ---- joining and slices -----------------------------------------------------------------------------------------
+
+    def join(self, now: float) -> list[Action]:
+        """Asks every shard where this worker stands."""
+        return [self._again(("join", shard), now) for shard in range(self.shards)]
+
+    @property
+    def is_joined(self) -> bool:
+        return len(self.welcomed) == self.shards
+
+    def place(self, shard_S: Int64, trainable: Iterable[bool]) -> None:
+        """New slices at the end of the list, and where they live."""
+        first, count = len(self.shard_S), len(shard_S)
+        self.shard_S = np.concatenate((self.shard_S, shard_S))
+        zeros = np.zeros(count, np.int64)
+        for name in ("seq_S", "base_S", "min_clock_S", "finished_S"):
+            setattr(self, name, np.concatenate((getattr(self, name), zeros)))
+        for name in ("cached_S", "wrote_S"):
+            setattr(self, name, np.concatenate((getattr(self, name), zeros.astype(np.bool_))))
+        for welcome in self.welcomed.values():  # an earlier incarnation may have been here
+            mine = (welcome.slice_E >= first) & (welcome.slice_E < first + count)
+            self.seq_S[welcome.slice_E[mine]] = welcome.seq_E[mine]
+            if not welcome.joined:
+                self.finished_S[welcome.slice_E[mine]] = welcome.clock_E[mine]
+
+    def init(self, slice_ids: Iterable[int], now: float) -> list[Action]:
+        """Sends the initial values of these slices."""
+        for slice_id in slice_ids:
+            self._inits.setdefault(int(self.shard_S[slice_id]), set()).add(int(slice_id))
+        return [self._again(("init", shard), now) for shard in sorted(self._inits)]
+
+    @property
+    def is_initialised(self) -> bool:
+        return not self._inits
+
+    # ---- the training loop ------------------------------------------------------------------------------------------
+
+    @property
+    def push_travels(self) -> bool:
+        """A push of this clock leaves the worker; else it is accumulated."""
+        return (self.clock + 1) % self.model.cadence.push_every == 0
+
+    def must_wait(self, slice_ids: Int64) -> bool:
+        """Too many frames are unsettled: pushing now would keep more than `inflight_clocks` of them."""
+        if any(entry.clock <= self.clock - self.inflight_clocks for entry in self.pushes.values()):
+            return True
+        open_pushes = [entry.open for entry in self.pushes.values()]
+        return len(open_pushes) >= PUSHES_IN_FLIGHT_MAX and any(
+            sum(int(s) in one for one in open_pushes) >= PUSHES_IN_FLIGHT_MAX for s in slice_ids
+        )
+
+    def push(self, slice_ids: Int64, weight: float, now: float) -> tuple[PushEntry, list[Action]]:
+        """Gives out the push numbers; slices whose clock an earlier incarnation has finished are left out."""
+        ids = slice_ids[self.finished_S[slice_ids] <= self.clock]
+        self.seq_S[ids] += 1
+        self.wrote_S[ids] = True
+        entry = PushEntry(self._take_id(), self.clock, weight, {})
+        for slice_id, seq, base in zip(ids.tolist(), self.seq_S[ids].tolist(), self.base_S[ids].tolist(), strict=True):
+            entry.open[slice_id] = (seq, base)
+            self._push_of[slice_id, seq] = entry.id
+        if entry.open:
+            self.pushes[entry.id] = entry
+        shards = sorted({int(shard) for shard in self.shard_S[ids]})
+        return entry, [self._again(("push", shard, entry.id), now) for shard in shards]
+
+    def tick(self, now: float) -> list[Action]:
+        """This worker has finished a clock. Told to every shard when a push or pull may follow."""
+        cadence = self.model.cadence
+        clock, self.clock = self.clock, self.clock + 1
+        if self.clock % cadence.push_every and self.clock % cadence.pull_every:
+            return []
+        actions: list[Action] = []
+        for shard in range(self.shards):
+            ids = np.flatnonzero(self.shard_S == shard)
+            tick = Tick(self.rank, self.incarnation, clock, ids, self.seq_S[ids], self.base_S[ids])  # type: ignore[arg-type]
+            self._ticks[shard, clock] = tick
+            actions.append(self._again(("tick", shard, clock), now))
+        return actions
+
+    def travelling(self, slice_ids: Int64) -> Int64:
+        """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
+        cadence = self.model.cadence
+        if cadence.pull_every > 1:
+            fetch = self.clock % cadence.pull_every == 0 or not self.cached_S[slice_ids].all()
+            return slice_ids if fetch else slice_ids[:0]
+        if not cadence.lazy:
+            return slice_ids
+        clock_E = np.full(len(slice_ids), self.clock)
+        usable_E = self.model.gate(clock_E, self.min_clock_S[slice_ids], self.base_S[slice_ids], False)
+        usable_E &= self.cached_S[slice_ids]
+        if not self.overlays:
+            usable_E &= ~self.wrote_S[slice_ids]
+        return slice_ids[~usable_E]
+
+    def pull(self, slice_ids: Int64, now: float) -> tuple[PullEntry, list[Action]]:
+        """Asks the shards for these slices."""
+        shard_E = self.shard_S[slice_ids]
+        missing = {}
+        for shard in np.unique(shard_E):
+            ids = slice_ids[shard_E == shard]
+            missing[int(shard)] = (ids, self.seq_S[ids])
+        entry = PullEntry(self._take_id(), self.clock, missing)
+        self.pulls[entry.id] = entry
+        return entry, [self._again(("pull", shard, entry.id), now) for shard in missing]
+
+    def abandon(self, pull: PullEntry) -> None:
+        """Nobody waits for this pull any more."""
+        self.pulls.pop(pull.id, None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Every push has a verdict (gathered is one) and every tick is known."""
+        return not self._ticks and all(len(e.gathered) == len(e.open) for e in self.pushes.values())
+
+    def leave(self, now: float) -> list[Action]:
+        """Leaves the clock minimum of every shard."""
+        return [self._again(("leave", shard), now) for shard in range(self.shards)]
+
+    @property
+    def has_left(self) -> bool:
+        return len(self._left) == self.shards
+
+    # ---- messages and time ------------------------------------------------------------------------------------------
+
+    def handle(self, shard: int, message: Any, now: float) -> list[Action]:
+        """One message of a shard. What was asked by an earlier incarnation is passed over."""
+        self.heard[shard] = now
+        match message:
+            case Verdicts():
+                return self._verdicts(message)
+            case Values():
+                return self._values(shard, message)
+            case Ticked(incarnation) if incarnation == self.incarnation:
+                return self._ticked(shard, message, now)
+            case Gap(incarnation) if incarnation == self.incarnation:
+                self._gap(message, now)
+            case Waiting() if message.id in self.pulls:
+                self.pulls[message.id].note = message
+            case Welcome(incarnation) if incarnation == self.incarnation:
+                return self._welcome(shard, message, now)
+            case InitDone(slice_E):
+                left = self._inits.get(shard, set()) - set(slice_E.tolist())
+                self._inits[shard] = left
+                if not left:
+                    del self._inits[shard]
+            case LeaveDone(incarnation) if incarnation == self.incarnation:
+                self._left.add(shard)
+            case Rejected() if message.incarnation in (0, self.incarnation):
+                self.fenced = message.reason
+        return []
+
+    def on_timer(self, now: float) -> list[Action]:
+        """Sends again what has been unanswered for too long."""
+        actions: list[Action] = []
+        for key in list(self._due):
+            if not self._is_open(key):
+                del self._due[key]
+            elif self._due[key].at <= now:
+                actions.append(self._again(key, now))
+        return actions
+
+    def next_timer(self) -> float:
+        """When `on_timer` has something to do; infinity when nothing is unanswered."""
+        return min((due.at for due in self._due.values()), default=float("inf"))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _take_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _is_open(self, key: tuple[Any, ...]) -> bool:
+        match key:
+            case ("join", shard):
+                return shard not in self.welcomed
+            case ("init", shard):
+                return shard in self._inits
+            case ("push", shard, push):
+                return push in self.pushes and any(self.shard_S[s] == shard for s in self.pushes[push].open)
+            case ("tick", shard, clock):
+                return (shard, clock) in self._ticks
+            case ("pull", shard, pull):
+                return pull in self.pulls and shard in self.pulls[pull].missing
+            case _:
+                return key[1] not in self._left
+
+    def _again(self, key: tuple[Any, ...], now: float) -> Send:
+        """The message that `key` stands for, and the time of its next try."""
+        due = self._due.setdefault(key, Due(now))
+        due.at = now + self.resend_s * 2.0 ** min(due.tries, BACKOFF_MAX)
+        due.tries += 1
+        to = server_peer(key[1])
+        rank, incarnation = self.rank, self.incarnation
+        match key:
+            case ("join", _):
+                return Send(to, Join(rank, incarnation))  # type: ignore[arg-type]
+            case ("init", shard):
+                ids = np.array(sorted(self._inits[shard]))
+                return Send(to, Init(rank, incarnation, ids), init=True)  # type: ignore[arg-type]
+            case ("push", shard, push):
+                return self._push_message(to, shard, push)
+            case ("tick", shard, clock):
+                return Send(to, self._ticks[shard, clock])
+            case ("pull", shard, pull):
+                entry = self.pulls[pull]
+                ids, seq_E = entry.missing[shard]
+                late = entry.clock == self.late_clock + 1
+                return Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))  # type: ignore[arg-type]
+            case _:
+                return Send(to, Leave(rank, incarnation))  # type: ignore[arg-type]
+
+    def _push_message(self, to: PeerId, shard: int, push: int) -> Send:
+        """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
+        entry = self.pushes[push]
+        here = [s for s in entry.open if self.shard_S[s] == shard]
+        ids = [s for s in here if s not in entry.gathered]
+        head = (self.rank, self.incarnation)
+        if not ids:
+            return Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))  # type: ignore[arg-type]
+        seq_E = np.array([entry.open[s][0] for s in ids])
+        base_E = np.array([entry.open[s][1] for s in ids])
+        body = Push(*head, entry.clock, entry.weight, np.array(ids), seq_E, base_E)  # type: ignore[arg-type]
+        return Send(to, body, push=push)
+
+    def _verdicts(self, message: Verdicts) -> list[Action]:
+        actions: list[Action] = []
+        columns = (message.slice_E.tolist(), message.seq_E.tolist(), message.code_E.tolist(), message.version_E.tolist())
+        for slice_id, seq, code, version in zip(*columns, strict=True):
+            push = self._push_of.get((slice_id, seq))
+            if push is None:
+                continue
+            entry = self.pushes[push]
+            if code == Code.GATHERED:
+                entry.gathered.add(slice_id)
+                continue
+            entry.gathered.discard(slice_id)
+            del entry.open[slice_id], self._push_of[slice_id, seq]
+            if not entry.open:
+                del self.pushes[push]
+            actions.append(Settled(push, slice_id, Code(code), version))
+        return actions
+
+    def _values(self, shard: int, message: Values) -> list[Action]:
+        entry = self.pulls.get(message.id)
+        if entry is None or shard not in entry.missing:
+            return []
+        ids, _ = entry.missing[shard]
+        if not np.array_equal(ids, message.slice_E):
+            return []
+        del entry.missing[shard]
+        self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
+        self.cached_S[ids], self.wrote_S[ids] = True, False
+        self.lr, self.rate = message.lr, message.rate
+        if not entry.missing:
+            del self.pulls[entry.id]
+        return [Deliver(entry.id)]
+
+    def _ticked(self, shard: int, ticked: Ticked, now: float) -> list[Action]:
+        for key in [k for k in self._ticks if k[0] == shard and k[1] <= ticked.clock]:
+            del self._ticks[key]
+        if not ticked.late or ticked.clock <= self.late_clock:
+            return []
+        self.late_clock = ticked.clock  # the other shards have to know, or workers could wait for one another
+        waiting = [entry for entry in self.pulls.values() if entry.clock == ticked.clock + 1]
+        return [self._again(("pull", shard, entry.id), now) for entry in waiting for shard in entry.missing]
+
+    def _gap(self, gap: Gap, now: float) -> None:
+        """The shard misses pushes of these slices: they are due at once, in order."""
+        last_of = dict(zip(gap.slice_E.tolist(), gap.seq_E.tolist(), strict=True))
+        for entry in self.pushes.values():
+            for slice_id, (seq, _) in entry.open.items():
+                if seq > last_of.get(slice_id, 2**62):
+                    entry.gathered.discard(slice_id)
+                    self._due.setdefault(("push", int(self.shard_S[slice_id]), entry.id), Due(now)).at = now
+
+    def _welcome(self, shard: int, welcome: Welcome, now: float) -> list[Action]:
+        """Once all have answered: a member goes on where it stood, a joiner starts at the latest clock of any shard."""
+        if shard in self.welcomed:
+            return []
+        self.welcomed[shard] = welcome
+        if not self.is_joined:
+            return []
+        if not any(w.joined for w in self.welcomed.values()):
+            self.clock = min(int(w.clock_E.min(initial=w.clock)) for w in self.welcomed.values())
+            return []
+        self.clock = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
+        every = max(self.model.cadence.push_every, 1)
+        self.clock = -(-self.clock // every) * every
+        if self.clock == 0:
+            return []
+        self.clock -= 1
+        return self.tick(now)  # on shards that are behind, it has finished everything before without a push

@@ -1,0 +1,50 @@
+"""Where a client waits: its one contact with time and the network. Real here; the simulator has its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from ps.transport.base import Message, Transport
+from ps.types import PeerId
+
+
+class Port(Protocol):
+    """One peer's transport and clock, as a blocking caller sees them."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+
+    def send_nowait(self, to: PeerId, message: Message) -> None:
+        """As Transport.send_nowait."""
+
+    def recv(self, until: float) -> tuple[PeerId, Message] | None:
+        """The next message, or None at the time `until`; returns at once what is there."""
+
+    def spend(self, seconds: float) -> None:
+        """Lets declared compute time pass."""
+
+    def close(self) -> None:
+        """Ends this peer."""
+
+
+class TransportPort:
+    """A port on a real transport and the machine's clock."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def send_nowait(self, to: PeerId, message: Message) -> None:
+        self._transport.send_nowait(to, message)
+
+    def recv(self, until: float) -> tuple[PeerId, Message] | None:
+        return self._transport.recv(max(0.0, min(until - time.monotonic(), 3600.0)))
+
+    def spend(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        self._transport.close()

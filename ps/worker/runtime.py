@@ -1,0 +1,347 @@
+"""Performs what a Session decides: owns the arrays, sends, waits. Runs in the caller's thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ps import wire
+from ps.buffers import Buffer
+from ps.config import RunConfig
+from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
+from ps.keyspace import Keyspace, Options, Parameter
+from ps.messages import (
+    BarrierOpen,
+    Code,
+    Enroll,
+    Enrolled,
+    EpochEnd,
+    Register,
+    Registered,
+    Rejected,
+    Spec,
+    Stop,
+)
+from ps.messages import Values as ValuesMessage
+from ps.metrics import Metrics
+from ps.optim.sgd import Sgd
+from ps.transport.base import Message, Unreachable
+from ps.types import CONTROLLER, Array, PeerId, WorkerId
+from ps.worker.arrays import Arrays
+from ps.worker.core import Action, Deliver, Send, Session, Settled
+from ps.worker.port import Port
+
+Verdict = tuple[Code, int]
+
+
+class Worker:
+    """One worker: its session, its arrays, its waits."""
+
+    def __init__(self, port: Port, job: bytes, rank: int, timeout_s: float = 60.0) -> None:
+        self.port, self.job = port, job
+        self.metrics = Metrics()
+        self.pid = os.getpid()
+        self.keyspace = Keyspace()
+        self.stopped: Stop | None = None
+        self.rejected: str | None = None
+        self.enrolled: Enrolled | None = None
+        self.has_session = False
+        self.registered: dict[int, Registered] = {}
+        self.batches = 0
+        self.barriers = 0
+        self.barrier_opened = 0
+        self.epoch_ended = -1
+        self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
+        self._initial: dict[int, Buffer] = {}
+        self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
+        self._outbox: list[tuple[PeerId, Message]] = []
+        self._hand: Message | None = None
+        self._enroll(rank, timeout_s)
+
+    # ---- joining ----------------------------------------------------------------------------------------------------
+
+    def _enroll(self, rank: int, timeout_s: float) -> None:
+        self.post(CONTROLLER, Enroll(WorkerId(rank), False))
+        self.wait(lambda: self.enrolled is not None, timeout_s, lambda: "the controller has not answered Enroll")
+        assert self.enrolled is not None
+        self.rank, self.size = int(self.enrolled.rank), self.enrolled.size
+        self.incarnation = self.enrolled.incarnation
+        self.config = RunConfig.model_validate_json(self.enrolled.config)
+        model, rule = self.config.model(), self.config.rule()
+        cadence = model.cadence
+        overlays = cadence.lazy and type(rule) is Sgd and rule.weight_decay == 0 and not self.config.error_feedback
+        self.session = Session(
+            self.rank,
+            self.incarnation,
+            model,
+            self.config.servers,
+            overlays,
+            self.config.resend_s,
+            self.config.inflight_clocks,
+        )
+        self.has_session = True
+        keeps = cadence.lazy or cadence.local_lr is not None
+        self.arrays = Arrays(self.keyspace, cadence, keeps, self.config.error_feedback)
+        self.perform(self.session.join(self.port.now()))
+        self.wait(lambda: self.session.is_joined, self.config.timeout_s, self._silent_shards)
+
+    def register(self, batch: Mapping[str, Array], options: Mapping[str, Options], timeout_s: float) -> None:
+        """One batch of parameters; returns when they are placed and, where it is on us, initialised."""
+        parameters = [Parameter.of(name, values, options.get(name, Options())) for name, values in batch.items()]
+        number = self.batches
+        specs = tuple(Spec.of(parameter) for parameter in parameters)
+        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs))
+        why = f"register: batch {number} is not placed; some server has not confirmed it"
+        self.wait(lambda: number in self.registered, timeout_s, lambda: why)
+        ids = self.keyspace.extend(parameters)
+        self.batches += 1
+        reply = self.registered[number]
+        self.session.place(reply.shard_E, [self.keyspace.slices[i].trainable for i in ids])
+        if not reply.initialise:
+            return
+        flat = {name: np.ascontiguousarray(values) for name, values in batch.items()}
+        self._initial = {i: self.arrays.gather(i, flat, copy=True) for i in ids}
+        self.perform(self.session.init(ids, self.port.now()))
+        self.wait(lambda: self.session.is_initialised, timeout_s, self._silent_shards)
+        for buffer in self._initial.values():
+            buffer.release()
+        self._initial = {}
+
+    # ---- push, pull, tick -------------------------------------------------------------------------------------------
+
+    def push(self, grads: Mapping[str, Array], weight: float, copy: bool, timeout_s: float) -> int:
+        """Encodes and sends (or accumulates) one push; returns its id, or 0 when nothing travelled."""
+        self.poll()
+        session, arrays = self.session, self.arrays
+        ids = np.array(self.keyspace.slice_ids(grads), np.int64)
+        fresh = {int(i): arrays.gather(int(i), grads, copy) for i in ids}
+        cadence = session.model.cadence
+        lr = session.lr * session.rate if cadence.local_lr is None else cadence.local_lr
+        if arrays.keeps_replica:
+            for slice_id, buffer in fresh.items():
+                arrays.step(slice_id, buffer.array, lr)
+        if cadence.push_every > 1:
+            if cadence.carries == "gradient":
+                for slice_id, buffer in fresh.items():
+                    arrays.accumulate(slice_id, buffer.array, weight)
+            arrays.weights.append(weight)
+            if not session.push_travels:
+                for buffer in fresh.values():
+                    buffer.release()
+                return 0
+            weight = sum(arrays.weights) / cadence.push_every
+            arrays.weights.clear()
+        self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
+        return self._send_push(ids, fresh, weight)
+
+    def _send_push(self, ids: Any, fresh: dict[int, Buffer], weight: float) -> int:
+        entry, actions = self.session.push(ids, weight, self.port.now())
+        for slice_id, buffer in fresh.items():
+            if slice_id in entry.open:
+                self.arrays.frames[entry.id, slice_id] = self.arrays.frame(slice_id, buffer, weight)
+            else:
+                buffer.release()  # an earlier incarnation has finished this clock here
+        self.verdicts[entry.id] = {}
+        self.perform(actions)
+        return entry.id
+
+    def pull(self, names: list[str], outputs: Mapping[str, Array], timeout_s: float) -> None:
+        """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
+        self.poll()
+        session, arrays = self.session, self.arrays
+        ids = np.array(self.keyspace.slice_ids(names), np.int64)
+        travelling = session.travelling(ids)
+        at_hand = np.setdiff1d(ids, travelling, assume_unique=True)
+        if len(travelling):
+            started = self.port.now()
+            entry, actions = session.pull(travelling, started)
+            self._sinks[entry.id] = outputs
+            self.perform(actions)
+            try:
+                self.wait(lambda: not entry.missing, timeout_s, lambda: self._pull_missing(entry))
+            finally:
+                session.abandon(entry)
+                del self._sinks[entry.id]
+        for slice_id in at_hand.tolist():
+            arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
+
+    def tick(self) -> None:
+        """Finishes the clock."""
+        self.poll()
+        self.perform(self.session.tick(self.port.now()))
+
+    # ---- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait(self, done: Callable[[], bool], timeout_s: float, missing: Callable[[], str]) -> None:
+        """Runs the session until `done()`. Raises: DeadlineError naming who is missing; StoppedError; PeerError."""
+        deadline = self.port.now() + timeout_s
+        while not done():
+            self._check()
+            now = self.port.now()
+            if now >= deadline:
+                raise DeadlineError(f"after {timeout_s:g} s: {missing()}")
+            self._flush()
+            until = min(deadline, self.session.next_timer() if self.has_session else deadline)
+            item = self.port.recv(min(until, now + 0.01) if self._outbox else until)
+            if item is not None:
+                self._receive(*item)
+            if self.has_session:
+                self.perform(self.session.on_timer(self.port.now()))
+
+    def poll(self) -> None:
+        """Takes in what has arrived, without waiting."""
+        self._flush()
+        while (item := self.port.recv(0.0)) is not None:
+            self._receive(*item)
+        self.perform(self.session.on_timer(self.port.now()))
+        self._check()
+
+    def _check(self) -> None:
+        if self.pid != os.getpid():
+            raise ConfigError(
+                "this client was made before a fork: its connections belong to the parent process; "
+                "call ps.connect() in the child, or start children with 'spawn'"
+            )
+        if self.has_session and self.session.fenced:
+            raise PeerError(self.session.fenced)
+        if self.rejected is not None:
+            reason, self.rejected = self.rejected, None
+            raise ConfigError(reason)
+        if self.stopped is not None and self.stopped.failed:
+            raise StoppedError(f"the job has stopped: {self.stopped.reason}")
+
+    def _silent_shards(self) -> str:
+        silent = [s for s in range(self.config.servers) if s not in self.session.welcomed or s in self.session._inits]
+        return f"no answer from {', '.join(f'server {s}{self._last_heard(s)}' for s in silent)}"
+
+    def _last_heard(self, shard: int) -> str:
+        heard = self.session.heard.get(shard)
+        return " (never heard)" if heard is None else f" (last heard {self.port.now() - heard:.1f} s ago)"
+
+    def _pull_missing(self, entry: Any) -> str:
+        parts = []
+        for shard, (ids, _) in entry.missing.items():
+            name = self.keyspace.describe(int(ids[0]))
+            note = entry.note
+            if note is not None and note.worker >= 0 and note.slice in ids:
+                who = f"waits for worker {note.worker}, at clock {note.clock}, last heard {note.silent_s:.1f} s ago"
+            elif note is not None and note.worker < 0 and note.slice in ids:
+                who = "has no initial values yet; rank 0 must call register"
+            else:
+                who = f"has not answered{self._last_heard(shard)}"
+            parts.append(f"pull of {name} at clock {entry.clock}: server {shard} {who}")
+        return "; ".join(parts)
+
+    def unsettled(self) -> str:
+        """Which pushes wait for their verdict, in words."""
+        parts = []
+        for entry in list(self.session.pushes.values())[:3]:
+            slice_id, (seq, _) = next(iter(entry.open.items()))
+            shard = int(self.session.shard_S[slice_id])
+            what = "gathered, its commit waits for other workers" if slice_id in entry.gathered else "no verdict"
+            where = f"server {shard}{self._last_heard(shard)}"
+            parts.append(f"push {seq} of {self.keyspace.describe(slice_id)} at clock {entry.clock}: {what}, {where}")
+        return "; ".join(parts) or f"server {[k[0] for k in self.session._ticks]} has not confirmed a tick"
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, sender: PeerId, message: Message) -> None:
+        self.metrics.count("header_bytes", len(message.header), direction="received")
+        try:
+            body = wire.decode(message.header, self.job)
+        except FrameError as error:
+            self.metrics.count("rejected_messages")
+            self.rejected = f"{sender}: {error}"
+            return
+        self._hand = message
+        kind, _, shard = sender.partition(":")
+        if kind == "server":
+            if self.has_session:
+                self.perform(self.session.handle(int(shard), body, self.port.now()), body)
+        else:
+            self._control(body)
+        self._hand = None
+        message.release()
+
+    def _control(self, body: Any) -> None:
+        match body:
+            case Enrolled():
+                self.enrolled = body
+            case Registered():
+                self.registered[body.batch] = body
+            case BarrierOpen(number):
+                self.barrier_opened = max(self.barrier_opened, number)
+            case EpochEnd(epoch):
+                self.epoch_ended = max(self.epoch_ended, epoch)
+            case Stop():
+                self.stopped = body
+            case Rejected():
+                self.rejected = body.reason
+
+    def perform(self, actions: list[Action], body: Any = None) -> None:
+        """Performs the session's actions in order."""
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case Settled(push, slice_id, code, version):
+                    self.arrays.settle(push, slice_id, refused=code == Code.LATE)
+                    if code == Code.LATE:
+                        self.metrics.count("refused_pushes", reason="late")
+                    if push in self.verdicts:
+                        self.verdicts[push][slice_id] = (code, version)
+                case Deliver(pull):
+                    self._deliver(pull, body)
+
+    def _deliver(self, pull: int, body: ValuesMessage) -> None:
+        assert self._hand is not None
+        self.metrics.count("pull_messages", direction="received")
+        for slice_id, buffer in zip(body.slice_E.tolist(), self._hand.buffers, strict=True):
+            values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
+            self.metrics.count("pull_bytes", values_N.nbytes, direction="received")
+            self.arrays.deliver(slice_id, values_N, self._sinks[pull])
+            if self.arrays.keeps_replica:
+                self.arrays.store(slice_id, values_N)
+
+    def _send(self, send: Send) -> None:
+        body = send.body
+        if send.push >= 0:
+            held = [self.arrays.frames[send.push, s].hold() for s in body.slice_E.tolist()]
+            self.metrics.count("push_messages", direction="sent")
+            self.metrics.count("push_bytes", sum(b.array.nbytes for b in held), direction="sent")
+        elif send.init:
+            held = [self._initial[s].hold() for s in body.slice_E.tolist()]
+        else:
+            self.post(send.to, body)
+            return
+
+        def release() -> None:
+            for buffer in held:
+                buffer.release()
+
+        self._hand_over(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
+
+    def post(self, to: PeerId, body: Any) -> None:
+        """A message without payload."""
+        self._hand_over(to, Message(wire.encode(body, self.job)))
+
+    def _hand_over(self, to: PeerId, message: Message) -> None:
+        """Sends; behind what already waits for room, so that nothing overtakes."""
+        if any(waiting == to for waiting, _ in self._outbox):
+            self._outbox.append((to, message))
+            return
+        self.metrics.count("header_bytes", len(message.header), direction="sent")
+        try:
+            self.port.send_nowait(to, message)
+        except OutboxFull:
+            self._outbox.append((to, message))
+        except Unreachable:
+            message.release()  # silence; the deadline or the controller names the peer
+
+    def _flush(self) -> None:
+        waiting, self._outbox = self._outbox, []
+        for to, message in waiting:
+            self._hand_over(to, message)

@@ -1,0 +1,154 @@
+"""Each update against its formula, written out in plain float64 NumPy, over several commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ps.optim import optimizer
+from ps.optim.base import Optimizer, Step
+
+F64 = NDArray[np.float64]
+Oracle = Callable[[F64, F64, dict[str, F64], float, float, int], F64]  # w, g, state, lr, wd, t -> w
+SIZES = (0, 1, 7, 32768, 32769)
+
+
+def add(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    return w + g
+
+
+def sgd(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    return w - lr * (g + wd * w)
+
+
+def momentum(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    s["velocity"] = 0.8 * s["velocity"] + g + wd * w
+    return w - lr * s["velocity"]
+
+
+def nesterov(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    s["velocity"] = 0.8 * s["velocity"] + g + wd * w
+    return w - lr * (g + wd * w + 0.8 * s["velocity"])
+
+
+def adagrad(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    g = g + wd * w
+    s["square_sum"] = s["square_sum"] + g**2
+    return w - lr * g / (s["square_sum"] ** 0.5 + 1e-3)
+
+
+def rmsprop(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    g = g + wd * w
+    s["mean_square"] = 0.8 * s["mean_square"] + 0.2 * g**2
+    return w - lr * g / (s["mean_square"] ** 0.5 + 1e-3)
+
+
+def adam(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    g = g + wd * w
+    s["mean"] = 0.7 * s["mean"] + 0.3 * g
+    s["mean_square"] = 0.95 * s["mean_square"] + 0.05 * g**2
+    return w - lr * (s["mean"] / (1 - 0.7**t)) / ((s["mean_square"] / (1 - 0.95**t)) ** 0.5 + 1e-3)
+
+
+def adamw(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    return adam(w, g, s, lr, 0.0, t) - lr * wd * w
+
+
+def ftrl(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    """The paper's scale: z without alpha, alpha = lr."""
+    beta, l1, l2 = 0.5, 0.2, 0.1
+    g = g + wd * w
+    z = s["z"] / lr if t > 1 else -((beta / lr + l2) * w + np.sign(w) * l1)
+    z = z + g - (np.sqrt(s["q"] + g**2) - np.sqrt(s["q"])) / lr * w
+    s["z"], s["q"] = z * lr, s["q"] + g**2
+    return np.where(np.abs(z) <= l1, 0.0, -(z - np.sign(z) * l1) / ((beta + np.sqrt(s["q"])) / lr + l2))
+
+
+RULES: dict[str, Oracle] = {
+    "add": add,
+    "sgd:lr=0.05": sgd,
+    "momentum:lr=0.05,decay=0.8": momentum,
+    "nesterov:lr=0.05,decay=0.8": nesterov,
+    "adagrad:lr=0.05,eps=1e-3": adagrad,
+    "rmsprop:lr=0.05,decay=0.8,eps=1e-3": rmsprop,
+    "adam:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3": adam,
+    "adamw:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3": adamw,
+    "ftrl:lr=0.05,beta=0.5,l1=0.2,l2=0.1": ftrl,
+}
+
+
+def run(rule: Optimizer, n: int, dtype: Any, wd: float, oracle: Oracle) -> tuple[list[Any], list[F64]]:
+    """Values and state after five commits, from the optimizer and from the oracle."""
+    rng = np.random.default_rng(n)
+    w_N = rng.standard_normal(n).astype(dtype)
+    got = [w_N, *(np.zeros(n, dtype) for _ in rule.state)]
+    w, s = w_N.astype(np.float64), {name: np.zeros(n) for name in rule.state}
+    for t in range(1, 6):
+        grad_N = rng.standard_normal(n).astype(dtype)
+        rule.update(got[0], grad_N, got[1:], got[0], Step(rule.lr, wd, t))
+        w = oracle(w, grad_N.astype(np.float64), s, rule.lr, wd, t)
+    return got, [w, *s.values()]
+
+
+@pytest.mark.parametrize("wd", [0.0, 0.03])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("spec", RULES)
+def test_five_commits_follow_the_formula(spec: str, n: int, wd: float) -> None:
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-5)):
+        got, expected = run(optimizer(spec), n, dtype, wd if spec != "add" else 0.0, RULES[spec])
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_adams_first_step_moves_by_the_rate_against_the_sign() -> None:
+    rule = optimizer("adam:lr=0.01")
+    w_N = np.zeros(5, np.float32)
+    grad_N = np.array([-300.0, -1e-3, 1e-3, 1.0, 1e9], np.float32)
+    rule.update(w_N, grad_N, [np.zeros(5, np.float32), np.zeros(5, np.float32)], w_N, Step(rule.lr))
+    np.testing.assert_allclose(w_N, -0.01 * np.sign(grad_N), rtol=1e-4)
+
+
+def test_adam_couples_its_decay_and_adamw_does_not() -> None:
+    w_N, zero_N = np.ones(1), np.zeros(1)
+    outs = {}
+    for name in ("adam", "adamw"):
+        out_N = np.empty(1)
+        optimizer(f"{name}:lr=0.1").update(w_N, zero_N, [np.zeros(1), np.zeros(1)], out_N, Step(0.1, weight_decay=0.5))
+        outs[name] = float(out_N[0])
+    assert outs["adam"] == pytest.approx(1 - 0.1, rel=1e-6)  # a whole sign step, however small the decay
+    assert outs["adamw"] == pytest.approx(1 - 0.1 * 0.5, rel=1e-12)
+
+
+def test_nesterov_without_momentum_is_sgd_to_the_bit() -> None:
+    rng = np.random.default_rng(1)
+    w_N, grad_N = rng.standard_normal(50).astype(np.float32), rng.standard_normal(50).astype(np.float32)
+    a_N, b_N = np.empty_like(w_N), np.empty_like(w_N)
+    optimizer("sgd:lr=0.7").update(w_N, grad_N, [], a_N, Step(0.7))
+    optimizer("nesterov:lr=0.7,decay=0").update(w_N, grad_N, [np.zeros_like(w_N)], b_N, Step(0.7))
+    assert a_N.tobytes() == b_N.tobytes()
+
+
+def test_sgd_is_additive_where_float32_is_exact() -> None:
+    rng = np.random.default_rng(2)
+    grads = rng.integers(-64, 64, (6, 30)).astype(np.float32) / 32
+    rule = optimizer("sgd:lr=0.25")
+    results = set()
+    for order in (range(6), reversed(range(6)), (3, 1, 5, 0, 2, 4)):
+        w_N = np.ones(30, np.float32)
+        for k in order:
+            rule.update(w_N, grads[k], [], w_N, Step(0.25))
+        results.add(w_N.tobytes())
+    assert len(results) == 1
+
+
+def test_the_rate_and_the_decay_of_the_commit_count_not_those_of_the_optimizer() -> None:
+    rule = replace(optimizer("sgd:lr=0.1"), weight_decay=5.0)
+    w_N = np.ones(1)
+    rule.update(w_N, np.ones(1), [], w_N, Step(lr=0.5, weight_decay=0.0))
+    assert w_N[0] == 0.5
