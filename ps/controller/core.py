@@ -193,13 +193,13 @@ class Controller:
                 self._done(int(rank), member, error)
 
     def _enroll(self, sender: PeerId, enroll: Enroll) -> None:
-        if self.stopped is not None:
-            self._post(sender, self.stopped)
-        elif enroll.reader:
+        if enroll.reader:  # values can be read after the end
             self.readers.append(sender)
-            self._post(sender, Enrolled(WorkerId(-1), 0, self.size, self.config))
             for batch in self.batches:
                 self._post(sender, batch.place)
+            self._post(sender, Enrolled(WorkerId(-1), 0, self.size, self.config))
+        elif self.stopped is not None:
+            self._post(sender, self.stopped)
         else:
             rank = int(enroll.rank)
             if rank < 0:

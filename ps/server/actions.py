@@ -84,4 +84,13 @@ class Forget:
     version: int
 
 
-Action: TypeAlias = Send | Keep | Drop | DropUnfinished | Apply | Answer | Store | Replicate | Forget
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """A pull of `worker` was parked for so long, until `waited_for` opened it."""
+
+    worker: int
+    waited_for: int
+    seconds: float
+
+
+Action: TypeAlias = Send | Keep | Drop | DropUnfinished | Apply | Answer | Store | Replicate | Forget | Waited

@@ -50,6 +50,7 @@ from ps.server.actions import (
     Replicate,
     Send,
     Store,
+    Waited,
 )
 from ps.server.arrivals import Arrivals
 from ps.server.ledger import (
@@ -88,6 +89,7 @@ class Member:
     ticks: list[OpenTick] = field(default_factory=list)
     late_clock: int = -1  # last clock that came too late on some slice
     pulls: dict[int, Pull] = field(default_factory=dict)  # parked, by id
+    parked: dict[int, float] = field(default_factory=dict)  # since when
     oldest: int = 0  # least pull id it still waits for
     joined: bool = False  # this incarnation came as a new member
     fenced: bool = False
@@ -118,6 +120,7 @@ class Shard:
         self.members = [Member() for _ in range(workers)]
         self.actions: list[Action] = []
         self.now = 0.0
+        self.cause = -1  # the worker whose message led here: who opens a gate was waited for
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +128,7 @@ class Shard:
         """One message of a worker or of the controller. A PeerError becomes a Rejected to its sender."""
         self.now = now
         worker = getattr(message, "worker", None)
+        self.cause = self.cause if worker is None else int(worker)
         try:
             if worker is None or self._is_welcome(message):
                 self._dispatch(message)
@@ -388,20 +392,26 @@ class Shard:
         member.oldest = max(member.oldest, pull.oldest)
         for stale in [i for i in member.pulls if i < member.oldest]:
             del member.pulls[stale]
+            member.parked.pop(stale, None)
         if pull.id < member.oldest:
             return  # a late copy of a pull that was answered
         self._local(pull.slice_E)
         known = pull.id in member.pulls
         member.pulls[pull.id] = pull
         self._answer_open(pull.worker)
-        if known and pull.id in member.pulls:
-            self._send(pull.worker, self._why_waiting(pull))
+        if pull.id in member.pulls:
+            member.parked.setdefault(pull.id, self.now)
+            if known:
+                self._send(pull.worker, self._why_waiting(pull))
 
     def _answer_open(self, worker: int) -> None:
         for pull in list(self.members[worker].pulls.values()):
             index_E = self._local(pull.slice_E)
             if self._may_read(pull, index_E):
                 del self.members[worker].pulls[pull.id]
+                since = self.members[worker].parked.pop(pull.id, None)
+                if since is not None:
+                    self.actions.append(Waited(worker, self.cause, self.now - since))
                 self._answer(worker_peer(worker), pull.id, index_E, pull.clock)
                 if self.optimizer.needs_base:
                     self._record(Sent(worker, index_E))
@@ -519,6 +529,7 @@ class Shard:
         self.admitted_WS[worker] = kept_S
         self.members[worker].ticks.clear()
         self.members[worker].pulls.clear()
+        self.members[worker].parked.clear()
 
     def _make_room(self, worker: int) -> None:
         self.ledger.make_room(worker)

@@ -10,7 +10,7 @@ from ps.errors import FrameError, OutboxFull, PeerError
 from ps.messages import Init, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
-from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store
+from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store, Waited
 from ps.server.core import Shard
 from ps.server.follower import Follower
 from ps.server.ledger import Added, Commit, Initialised, Record, Sent
@@ -82,6 +82,11 @@ class Server:
         """Computes deferred commits and lets the shard go on."""
         self._now = now
         self._apply(commits)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Somebody reads slowly: `retry_unsent` should be called soon."""
+        return bool(self._unsent)
 
     def retry_unsent(self) -> None:
         """Sends again what a slow reader had no room for."""
@@ -157,6 +162,8 @@ class Server:
                         self._let_go(key)
                 case Forget(version):
                     self.values.forget(version)
+                case Waited(worker, waited_for, seconds):
+                    self.metrics.observe("gate_wait", seconds, worker=worker, waited_for=waited_for)
 
     def _keep(self, keep: Keep, held: Held) -> None:
         for place, index, seq in zip(keep.place_E, keep.slice_E, keep.seq_E, strict=True):

@@ -112,11 +112,17 @@ class Simulator:
         self._order += 1
         heapq.heappush(self._heap, (time, self._order, do))
 
+    @property
+    def is_quiet(self) -> bool:
+        """All scripts are over and nothing is under way: the last words of a worker count."""
+        if not self._heap:
+            return True
+        return self._under_way == 0 and all(script.is_over for script in self.scripts.values())
+
     def run(self, until: Callable[[], bool] | None = None, events_max: int = 50_000_000) -> None:
-        """Runs until all scripts are over (or `until()`), then lets messages under way arrive."""
-        over = until or (lambda: all(script.is_over for script in self.scripts.values()))
+        """Runs until everything is quiet, or `until()` holds."""
         for _ in range(events_max):
-            if not self._heap or (over() and not self._settling()):
+            if self.is_quiet if until is None else not self._heap or until():
                 return
             self.step()
         raise AssertionError(f"seed {self.seed}: no end after {events_max} events at {self.now:.3f} s")
@@ -126,10 +132,6 @@ class Simulator:
         time, _, do = heapq.heappop(self._heap)
         self.now = max(self.now, time)
         do()
-
-    def _settling(self) -> bool:
-        """Messages of scripts that are over are still under way: the last words of a worker count."""
-        return self._under_way > 0
 
     # ---- the network ------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,14 @@ class Script:
         self._go.release()
         self.simulator.turn.acquire()
 
+    def kill(self) -> None:
+        """Ends the script at once, wherever it waits."""
+        if not self.is_over:
+            self.is_killed = True
+            self.drain()
+            if self._thread.ident is not None:
+                self.resume()
+
     def drain(self) -> None:
         """Lets go of messages that nobody will read."""
         while self.inbox:

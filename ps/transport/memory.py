@@ -39,6 +39,11 @@ class MemoryTransport:
         self._queued_bytes: defaultdict[PeerId, int] = defaultdict(int)  # in the inbox, by sender
         self._closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
     def send_nowait(self, to: PeerId, message: Message) -> None:
         """See `Transport`. A closed peer cannot send either: Unreachable, naming itself."""
         if self._closed:

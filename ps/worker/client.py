@@ -28,6 +28,7 @@ class Client:
         self._worker = worker
         self._states: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
         self._closed = False
+        self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
     # ---- who and where ----------------------------------------------------------------------------------------------
 
@@ -246,6 +247,7 @@ class Client:
         finally:
             self._post(Done(WorkerId(self.rank), worker.incarnation, error[-8000:]))
             worker.port.close()
+            self.on_close()
 
     def __enter__(self) -> Client:
         return self

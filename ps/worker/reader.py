@@ -1,0 +1,123 @@
+"""A reader: pulls snapshots, counts in no clock, gate or quorum (evaluation, serving, hand-off)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ps import wire
+from ps.config import RunConfig
+from ps.consistency import Cadence
+from ps.errors import DeadlineError, OutboxFull, StoppedError
+from ps.keyspace import Keyspace
+from ps.messages import Enroll, Enrolled, Place, Read, Stop, Values
+from ps.transport.base import Message, Unreachable
+from ps.types import CONTROLLER, Array, PeerId, WorkerId, server_peer
+from ps.worker.arrays import Arrays
+from ps.worker.port import Port
+
+
+class Reader:
+    """Pulls the current values; each slice is exactly one version, slices may differ in theirs."""
+
+    def __init__(self, port: Port, job: bytes, timeout_s: float = 60.0) -> None:
+        self._port, self._job = port, job
+        self._keyspace = Keyspace()
+        self._shard_S: list[int] = []
+        self._enrolled: Enrolled | None = None
+        self._stopped: Stop | None = None
+        self._wanted: dict[int, tuple[Array, Mapping[str, Array]]] = {}  # read id -> (slice ids, arrays to fill)
+        self._next_id = 1
+        self._post(CONTROLLER, Enroll(WorkerId(-1), True))
+        self._wait(lambda: self._enrolled is not None or self._stopped is not None, timeout_s, "the controller")
+        if self._enrolled is None:
+            raise StoppedError(f"the job has stopped: {self._stopped.reason if self._stopped else ''}")
+        self.config = RunConfig.model_validate_json(self._enrolled.config)
+        self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters registered so far."""
+        self._take_in()
+        return list(self._keyspace.index_of)
+
+    def pull(self, names: Iterable[str] | None = None, *, timeout: float = 60.0) -> dict[str, Array]:
+        """The current values of these parameters (all without names), in their registered dtype.
+
+        Raises: ConfigError for an unknown name; DeadlineError naming the server that does not answer.
+        """
+        self._take_in()
+        wanted = list(self._keyspace.index_of) if names is None else list(names)
+        ids = np.array(self._keyspace.slice_ids(wanted), np.int64)
+        outputs = self._arrays.outputs(wanted, None)
+        shard_E = np.array(self._shard_S, np.int64)[ids]
+        mine: dict[int, int] = {}  # read id -> shard
+        for shard in np.unique(shard_E):
+            mine[self._next_id] = int(shard)
+            self._wanted[self._next_id] = (ids[shard_E == shard], outputs)
+            self._next_id += 1
+        deadline = self._port.now() + timeout
+        while waiting := [i for i in mine if i in self._wanted]:
+            if self._port.now() >= deadline:
+                silent = ", ".join(f"server {mine[i]}" for i in waiting)
+                for i in waiting:
+                    del self._wanted[i]
+                raise DeadlineError(f"read: after {timeout:g} s no answer from {silent}")
+            for i in waiting:
+                self._post(server_peer(mine[i]), Read(i, self._wanted[i][0]))
+            again = min(deadline, self._port.now() + self.config.resend_s)
+            while any(i in self._wanted for i in mine) and self._port.now() < again:
+                self._receive(self._port.recv(again))
+        return outputs
+
+    def close(self) -> None:
+        """Ends the reader; nobody waits for it."""
+        self._port.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait(self, done: Any, timeout_s: float, who: str) -> None:
+        deadline = self._port.now() + timeout_s
+        while not done():
+            if self._port.now() >= deadline:
+                raise DeadlineError(f"reader: after {timeout_s:g} s no answer from {who}")
+            self._receive(self._port.recv(deadline))
+
+    def _take_in(self) -> None:
+        while (item := self._port.recv(0.0)) is not None:
+            self._receive(item)
+
+    def _receive(self, item: tuple[PeerId, Message] | None) -> None:
+        if item is None:
+            return
+        body = wire.decode(item[1].header, self._job)
+        match body:
+            case Enrolled():
+                self._enrolled = body
+            case Stop():
+                self._stopped = body
+            case Place():
+                self._keyspace.extend([spec.parameter() for spec in body.specs])
+                self._shard_S.extend(body.shard_E.tolist())
+            case Values() if body.id in self._wanted:
+                ids, outputs = self._wanted.pop(body.id)
+                for slice_id, buffer in zip(ids.tolist(), item[1].buffers, strict=True):
+                    self._arrays.deliver(slice_id, buffer.view(self._keyspace.slices[slice_id].dtype), outputs)
+            case _:
+                pass
+        item[1].release()
+
+    def _post(self, to: PeerId, body: Any) -> None:
+        message = Message(wire.encode(body, self._job))
+        try:
+            self._port.send_nowait(to, message)
+        except (Unreachable, OutboxFull):
+            message.release()  # asked again; the deadline names the peer
+
+
