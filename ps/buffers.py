@@ -1,4 +1,4 @@
-"""Arrays that several hold and nobody writes meanwhile, from pools that stay mapped (fresh pages cost ten times a copy)."""
+"""Arrays that several hold and nobody writes meanwhile, from pools that stay mapped: fresh pages cost ten copies."""
 
 from __future__ import annotations
 

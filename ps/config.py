@@ -22,6 +22,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     consistency: str = "bsp"
     optimizer: str = "sgd:lr=0.1"
     schedule: str = "constant"
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
+    clip_value: Annotated[float, Field(gt=0)] | None = None  # of each element, on the server at commit
     error_feedback: bool = False  # refused pushes go back into a residual that the next push carries
     on_worker_loss: Literal["wait", "drop"] = "drop"
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # a data epoch ends when this share of workers is through

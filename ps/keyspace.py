@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from ps.errors import ConfigError
 from ps.types import Array, Int64
@@ -136,7 +136,7 @@ class Keyspace:
         seen = set(self.index_of)
         for parameter in batch:
             if parameter.name in seen:
-                raise ConfigError(f"parameter {parameter.name!r}: expected a new name, got one that is registered already")
+                raise ConfigError(f"parameter {parameter.name!r}: expected a new name, got one that is registered")
             seen.add(parameter.name)
         first_slice, first_parameter = len(self.slices), len(self.parameters)
         self.parameters.extend(batch)
@@ -252,10 +252,11 @@ def empty_map(shards: int) -> PlacementMap:
     return PlacementMap(0, shards, np.empty(0, np.int64))
 
 
-def numpy_dtype(name: str) -> DTypeLike:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of a registered dtype's name; bfloat16 comes from ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes  # late: only who uses bfloat16 pays for it
 
-        return ml_dtypes.bfloat16
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)

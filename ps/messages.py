@@ -212,7 +212,10 @@ class Values:
 @message(26)
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life."""
+    """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life.
+
+    silent_s: seconds since then, -1: it was never heard of.
+    """
 
     id: Number
     slice: Annotated[int, RANK]

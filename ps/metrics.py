@@ -44,7 +44,7 @@ METRICS: dict[str, Metric] = {
     "rejected_messages": Metric("counter", "messages", "Messages answered with an error: malformed, fenced, stale."),
     "resends": Metric("counter", "messages", "Messages sent again for want of an answer."),
     "staleness": Metric("histogram", "commits", "Version at apply minus the version that a push was computed on."),
-    "gate_wait": Metric("histogram", "seconds", "From pull to answer, by the worker waited for.", ("worker", "waited_for")),
+    "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
     "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),

@@ -165,7 +165,13 @@ class Threads:
     def _add_server(self, shard: int) -> None:
         transport = self.network.open(server_peer(shard))
         self.transports.append(transport)
-        self.servers[shard] = Server(build_shard(self.config, shard), self.job, transport.send_nowait, Metrics())
+        self.servers[shard] = Server(
+            build_shard(self.config, shard),
+            self.job,
+            transport.send_nowait,
+            Metrics(),
+            clip_value=self.config.clip_value,
+        )
         self._services.append(self._thread(f"server {shard}", self._serve, shard, transport))
 
     def _serve(self, shard: int, transport: MemoryTransport) -> None:

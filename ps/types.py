@@ -25,6 +25,7 @@ Float = NDArray[np.floating[Any]]  # float32 or float64: the master dtype of its
 Array = NDArray[Any]
 
 CONTROLLER = PeerId("controller")
+NOBODY = WorkerId(-1)
 
 
 def worker_peer(rank: int) -> PeerId:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
 import msgpack
@@ -126,11 +125,17 @@ def tuple_of(kind: Kind, count_max: int) -> Kind:
     return Kind(f"a list of at most {count_max}: {kind.expected}", lambda value: [kind.pack(v) for v in value], unpack)
 
 
-@lru_cache(maxsize=None)
+_LAYOUTS: dict[type[Any], tuple[tuple[str, Kind], ...]] = {}
+
+
 def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
+    """Names and kinds of a message's fields, read from its annotations once."""
+    if cls in _LAYOUTS:
+        return _LAYOUTS[cls]
     hints = get_type_hints(cls, include_extras=True)
     layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
     assert all(isinstance(kind, Kind) for _, kind in layout), cls
+    _LAYOUTS[cls] = layout
     return layout
 
 
@@ -202,7 +207,7 @@ def decode(header: bytes, job: bytes) -> Any:
         raise FrameError(f"header: expected a tuple (version, job, code, ...), got {_short(values)}")
     version, theirs, code = values[:3]
     if version != WIRE_VERSION:
-        raise FrameError(f"wire version: expected {WIRE_VERSION}, got {_short(version)}; run the same release everywhere")
+        raise FrameError(f"wire version: expected {WIRE_VERSION}, got {_short(version)}; run one release everywhere")
     if theirs != job:
         raise FrameError(f"job id: expected {job.hex()[:8]}..., got {_short(theirs)}; the peer belongs to another job")
     cls = CODES.get(code) if type(code) is int else None

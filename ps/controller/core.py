@@ -207,8 +207,8 @@ class Controller:
             member = self.members.setdefault(rank, Member())
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
-            size = sum(m.state != "done" for m in self.members.values())
-            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, max(size, self.size), self.config))
+            size = max(self.size, sum(m.state != "done" for m in self.members.values()))
+            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, size, self.config))
 
     def _register(self, register: Register) -> None:
         rank, number = int(register.worker), register.batch
@@ -224,8 +224,8 @@ class Controller:
                 return
         batch = self.batches[number]
         if batch.specs != register.specs:
-            why = difference(batch.specs, register.specs)
-            self._post(worker_peer(rank), Rejected(register.incarnation, f"worker {rank}: register: {why}", fenced=False))
+            why = f"worker {rank}: register: {difference(batch.specs, register.specs)}"
+            self._post(worker_peer(rank), Rejected(register.incarnation, why, fenced=False))
         elif len(batch.confirmed) < self.shards:
             batch.waiting.append(rank)
         else:
@@ -338,7 +338,8 @@ def difference(known: tuple[Spec, ...], got: tuple[Spec, ...]) -> str:
     """Where two registered batches part, in words."""
     for mine, theirs in zip(known, got, strict=False):
         if mine != theirs:
-            name = f"parameter {theirs.name!r}" if mine.name == theirs.name else f"{theirs.name!r} in place of {mine.name!r}"
+            same = mine.name == theirs.name
+            name = f"parameter {theirs.name!r}" if same else f"{theirs.name!r} in place of {mine.name!r}"
             return (
                 f"{name}: expected shape {mine.shape} {mine.dtype} like the other workers, got {theirs.shape} "
                 f"{theirs.dtype}; register the same parameters everywhere"

@@ -8,7 +8,7 @@ never contracted to a fused multiply-add, in the written order. Block length and
 
 from __future__ import annotations
 
-from ps.kernels.basic import all_finite, divide, power, scale_into, weighted_sum
+from ps.kernels.basic import all_finite, divide, power, scale_into, sum_of_squares, weighted_sum
 from ps.kernels.compensation import compensate, compensate_adaptive
 from ps.kernels.updates import adagrad, adam, add, ftrl, ftrl_start, momentum, nesterov, rmsprop, sgd
 from ps.kernels.walk import blocks
@@ -30,5 +30,6 @@ __all__ = [
     "rmsprop",
     "scale_into",
     "sgd",
+    "sum_of_squares",
     "weighted_sum",
 ]

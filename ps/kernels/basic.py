@@ -50,6 +50,11 @@ def all_finite(x: Float) -> bool:
     return all(bool(np.isfinite(x[start : start + BLOCK]).all()) for start in range(0, x.size, BLOCK))
 
 
+def sum_of_squares(x: Float) -> float:
+    """The squared 2-norm, in float64 whatever the dtype, block by block."""
+    return sum(float(np.sum(np.square(x_B, dtype=np.float64))) for (x_B,) in blocks(x))
+
+
 def power(base: float, exponent: int) -> float:
     """base ** exponent by square and multiply: the same bits on every machine, which libm's pow does not promise."""
     assert exponent >= 0

@@ -59,14 +59,13 @@ class Arrivals:
 
     def due(self) -> list[Commit]:
         """Commits that can start now."""
-        commits = []
+        commits: list[Commit] = []
         if self.touched:
             decision = self.model.commit(max(int(self.ledger.live_W.sum()), 1))
             assert isinstance(decision, OnArrival)
             min_clock_S = self.ledger.min_clock_S()
-            for index in sorted(self.touched):
-                if self.queue[index] and not self.busy[index]:
-                    commits.append(self._start(index, decision.rate * self.lr(int(min_clock_S[index]))))
+            free = [index for index in sorted(self.touched) if self.queue[index] and not self.busy[index]]
+            commits = [self._start(index, decision.rate * self.lr(int(min_clock_S[index]))) for index in free]
             self.touched.clear()
         return commits
 
@@ -78,7 +77,7 @@ class Arrivals:
 
     def discard(self, worker: int, admitted_S: Int64) -> Int64:
         """Forgets what the worker has queued and not in flight; returns per slice the last number still taken."""
-        kept_S = self.ledger.last_WS[worker].copy()
+        kept_S: Int64 = self.ledger.last_WS[worker].copy()
         for index, queue in enumerate(self.queue):
             mine = sum(1 for push in queue if push[0] == worker)
             kept_S[index] = admitted_S[index] - mine
@@ -88,7 +87,8 @@ class Arrivals:
 
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: the least of all live, so that no minimum goes back."""
-        return self.ledger.min_clock_S().copy()
+        least_S: Int64 = self.ledger.min_clock_S()
+        return least_S
 
     def join(self, worker: int) -> None:
         """The ledger has its clocks."""

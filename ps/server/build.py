@@ -17,4 +17,4 @@ def build_shard(config: RunConfig, shard: int) -> Shard:
 def build_follower(config: RunConfig) -> Follower:
     """A follower for one of its shards."""
     gathers = isinstance(config.model().commit(config.workers), Gather)
-    return Follower(config.workers, Values(config.rule(), gathers, keep_versions=False))
+    return Follower(config.workers, Values(config.rule(), gathers, False, config.clip_value))

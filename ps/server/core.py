@@ -67,7 +67,8 @@ from ps.server.ledger import (
     Sent,
 )
 from ps.server.rounds import Rounds
-from ps.types import CONTROLLER, Bool, Int64, PeerId, worker_peer
+from ps.types import CONTROLLER, NOBODY, Bool, Clock, Int64, PeerId, WorkerId, worker_peer
+
 
 @dataclass(slots=True)
 class OpenTick:
@@ -84,7 +85,7 @@ class OpenTick:
 class Member:
     """What the shard knows of one worker beside the ledger; lost with the shard."""
 
-    heard: float = 0.0
+    heard: float = -1.0  # when; -1: never
     clock: int = 0  # ticks known: the worker is at this clock
     ticks: list[OpenTick] = field(default_factory=list)
     late_clock: int = -1  # last clock that came too late on some slice
@@ -262,7 +263,8 @@ class Shard:
     def _local(self, slice_E: Int64) -> Int64:
         """Local indices. Raises: PeerError for a slice that does not live here."""
         if len(slice_E) and int(slice_E.max()) >= len(self.local_of):
-            raise PeerError(f"slice {int(slice_E.max())}: expected one below {len(self.local_of)}; fetch the placement map")
+            wrong = int(slice_E.max())
+            raise PeerError(f"slice {wrong}: expected one below {len(self.local_of)}; fetch the placement map")
         index_E: Int64 = self.local_of[slice_E]
         if (index_E < 0).any():
             wrong = int(slice_E[index_E < 0][0])
@@ -382,7 +384,7 @@ class Shard:
             member.ticks.remove(tick)
             if tick.late:
                 member.late_clock = max(member.late_clock, tick.clock)
-            self._send(worker, Ticked(int(self.ledger.incarnation_W[worker]), tick.clock, tick.late))  # type: ignore[arg-type]
+            self._send(worker, Ticked(int(self.ledger.incarnation_W[worker]), Clock(tick.clock), tick.late))
         return closed_one
 
     # ---- pulls ------------------------------------------------------------------------------------------------------
@@ -461,7 +463,7 @@ class Shard:
         index_E = self._local(pull.slice_E)
         ready_E = self.ledger.ready_S[index_E]
         if not ready_E.all():
-            return Waiting(pull.id, int(pull.slice_E[~ready_E][0]), -1, 0, 0.0)  # type: ignore[arg-type]
+            return Waiting(pull.id, int(pull.slice_E[~ready_E][0]), NOBODY, 0, 0.0)
         closed_E = ~self._gate(pull, index_E)
         if not closed_E.any():
             return Waiting(pull.id, int(pull.slice_E[0]), pull.worker, self.members[pull.worker].clock, 0.0)
@@ -469,8 +471,9 @@ class Shard:
         index = int(index_E[place])
         column_W = np.array([self.engine.clock_S(w)[index] for w in range(len(self.members))])
         behind = int(np.argmin(np.where(self.ledger.live_W, column_W, 2**62)))
-        silent_s = self.now - self.members[behind].heard
-        return Waiting(pull.id, int(pull.slice_E[place]), behind, int(column_W[behind]), silent_s)  # type: ignore[arg-type]
+        heard = self.members[behind].heard
+        silent_s = self.now - heard if heard >= 0 else -1.0
+        return Waiting(pull.id, int(pull.slice_E[place]), WorkerId(behind), int(column_W[behind]), silent_s)
 
     # ---- members ----------------------------------------------------------------------------------------------------
 
@@ -492,7 +495,7 @@ class Shard:
                 member.clock = int(self._clock_S(worker).min(initial=member.clock))
         clock_S = self._clock_S(worker)
         ids, seq_S = self.ledger.ids_S, self.admitted_WS[worker].copy()
-        self._send(worker, Welcome(join.incarnation, member.joined, member.clock, ids, seq_S, clock_S))  # type: ignore[arg-type]
+        self._send(worker, Welcome(join.incarnation, member.joined, Clock(member.clock), ids, seq_S, clock_S))
         self._progress(None)
 
     def _clock_S(self, worker: int) -> Int64:

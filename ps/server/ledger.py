@@ -170,7 +170,8 @@ class Ledger:
         if self.live_W.any():
             least: Int64 = self.clock_WS[self.live_W].min(axis=0)
             return least
-        return self.clock_WS.max(axis=0, initial=0)
+        largest: Int64 = self.clock_WS.max(axis=0, initial=0)
+        return largest
 
     def lr(self, clock: int, scheduled: float) -> float:
         """The rate in force at `clock`: the last `set_lr` up to it, else what the schedule says."""

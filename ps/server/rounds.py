@@ -24,7 +24,7 @@ class Rounds:
     def __init__(self, ledger: Ledger, model: Consistency, lr: Callable[[int], float]) -> None:
         self.ledger, self.model, self.lr = ledger, model, lr
         self.done_WS: Int64 = np.zeros_like(ledger.clock_WS)
-        self.open_S: Int64 = np.zeros(0, np.int64)  # the round that pushes may still enter: version, + 1 while in flight
+        self.open_S: Int64 = np.zeros(0, np.int64)  # rounds that pushes may still enter: version, + 1 while in flight
         self.rounds: list[dict[int, Round]] = []
         self.late: list[list[tuple[int, int]]] = []  # refusals that wait for the commit in flight
         gather = self.gather
@@ -110,7 +110,7 @@ class Rounds:
         return [Refused(worker, commit.slice, seq, commit.version) for worker, seq in late]
 
     def discard(self, worker: int, admitted_S: Int64) -> Int64:
-        """Forgets what the worker pushed in rounds it has not finished; returns per slice the last number still taken."""
+        """Forgets what the worker pushed in rounds it has not finished; returns per slice the last number kept."""
         kept_S = admitted_S.copy()
         for index, rounds in enumerate(self.rounds):
             for number, entries in rounds.items():

@@ -48,9 +48,10 @@ class Server:
         follower: Follower | None = None,
         defer: Callable[[list[Commit]], None] | None = None,
         watch: Callable[[Record], None] | None = None,
+        clip_value: float | None = None,
     ) -> None:
         self.shard, self.job, self.metrics = shard, job, metrics
-        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.keep_versions)
+        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.keep_versions, clip_value)
         self.follower = follower
         self._send, self._defer, self._watch = send, defer, watch
         self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)

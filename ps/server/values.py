@@ -6,6 +6,7 @@ its last holder (reply, kept version, page, checkpoint) lets go. Buffers stay ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,11 @@ from ps.types import Array, Float
 class Values:
     """Values and optimizer state by local slice index. One thread commits; any thread may release."""
 
-    def __init__(self, optimizer: Optimizer, gathers: bool, keep_versions: bool) -> None:
+    def __init__(
+        self, optimizer: Optimizer, gathers: bool, keep_versions: bool, clip_value: float | None = None
+    ) -> None:
         self.optimizer, self.gathers, self.keep_versions = optimizer, gathers, keep_versions
+        self.clip_value = clip_value  # of each element of what the optimizer takes
         self.pool = Pool()
         self.slices: list[Slice] = []
         self.current: list[Buffer] = []
@@ -72,7 +76,7 @@ class Values:
         out = self.pool.take(frames[0].dtype.name, frames[0].size)
         kernels.weighted_sum(frames, weights, out.array)
         if self.optimizer.TAKES == "mean":
-            total = float(np.sum(np.array(weights, frames[0].dtype), dtype=np.float64))
+            total = math.fsum(np.array(weights, frames[0].dtype))  # exact: np.sum adds in a tree of its own
             kernels.divide(out.array, total, out.array)
         return out
 
@@ -91,12 +95,24 @@ class Values:
         base = self.base.get((commit.contributions[0].worker, index))
         lr = commit.lr * options.lr_scale
         step = Step(lr, decay, commit.number, commit.staleness, None if base is None else base.array)
-        self.optimizer.update(old.array, grad_N, self.state[index], new.array, step)
+        clipped = self._clipped(grad_N)
+        taken_N = grad_N if clipped is None else clipped.array
+        self.optimizer.update(old.array, taken_N, self.state[index], new.array, step)
+        if clipped is not None:
+            clipped.release()
         self.current[index] = new
         if self.keep_versions:
             self.kept[index][commit.version - 1] = old
         elif not in_place:
             old.release()
+
+    def _clipped(self, grad_N: Float) -> Buffer | None:
+        """The gradient clipped by value, where the run asks for it."""
+        if self.clip_value is None:
+            return None
+        buffer = self.pool.take(grad_N.dtype.name, grad_N.size)
+        np.clip(grad_N, -self.clip_value, self.clip_value, out=buffer.array)
+        return buffer
 
     def remember(self, worker: int, index: int) -> None:
         """The worker is sent the current values: its next push is measured against them."""

@@ -71,6 +71,7 @@ class Simulator:
                 follower=build_follower(config) if followers else None,
                 defer=self._deferrer(shard) if apply_s else None,
                 watch=None if watch is None else partial(watch, shard),
+                clip_value=config.clip_value,
             )
         self.scripts: dict[PeerId, Script] = {}
 

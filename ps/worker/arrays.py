@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -41,8 +42,17 @@ class Arrays:
         for piece in item.pieces:
             flat = grads[self.keyspace.parameters[piece.parameter].name].reshape(-1)
             length = piece.stop - piece.start
-            np.copyto(buffer.array[piece.offset : piece.offset + length], flat[piece.start : piece.stop], casting="unsafe")
+            target = buffer.array[piece.offset : piece.offset + length]
+            np.copyto(target, flat[piece.start : piece.stop], casting="unsafe")
         return buffer
+
+    def clip(self, grads: Iterable[Buffer], norm_max: float) -> None:
+        """Scales the whole gradient down to this 2-norm (Pascanu et al., ICML 2013)."""
+        grads = list(grads)
+        norm = math.sqrt(sum(kernels.sum_of_squares(buffer.array) for buffer in grads))
+        if norm > norm_max:
+            for buffer in grads:
+                kernels.scale_into(buffer.array, norm_max / norm, buffer.array)
 
     def accumulate(self, slice_id: int, grad_N: Float, weight: float) -> None:
         """Adds weight * gradient to what the next travelling push carries."""
@@ -110,4 +120,5 @@ class Arrays:
             if target is not None:
                 length = piece.stop - piece.start
                 flat = target.reshape(-1)  # contiguous: checked by the client
-                np.copyto(flat[piece.start : piece.stop], values_N[piece.offset : piece.offset + length], casting="unsafe")
+                source = values_N[piece.offset : piece.offset + length]
+                np.copyto(flat[piece.start : piece.stop], source, casting="unsafe")

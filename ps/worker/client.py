@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ps import kernels
+from ps.compression import compressor
 from ps.errors import ConfigError, StoppedError
 from ps.keyspace import Options
 from ps.messages import Barrier, Code, Done, EpochDone, Log, Progress, SetLr, Skipped, Stop
@@ -85,6 +86,9 @@ class Client:
             if not isinstance(name, str):
                 raise ConfigError(f"register: expected names as str, got {name!r}")
             arrays[name] = np.asarray(array)
+        for given in (options or {}).values():
+            if given.codec is not None:
+                compressor(given.codec)
         if not arrays:
             raise ConfigError("register: expected at least one parameter, got none")
         for name in options or {}:
@@ -159,7 +163,7 @@ class Client:
     # ---- the run ----------------------------------------------------------------------------------------------------
 
     def log(self, **values: float) -> None:
-        """Metrics of this clock, for the live view, stop rules, sweeps. Values are numbers; non-finite ones are left out."""
+        """Metrics of this clock, for the live view, stop rules, sweeps. Non-finite values are left out."""
         numbers = {name: float(value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
         incarnation = self._worker.incarnation
@@ -280,7 +284,7 @@ class Client:
             if tuple(array.shape) != parameter.shape:
                 raise ConfigError(f"push of {name!r}: expected shape {parameter.shape}, got {tuple(array.shape)}")
             if not parameter.trainable:
-                raise ConfigError(f"push of {name!r}: it is frozen or an integer buffer, which is stored, not optimised")
+                raise ConfigError(f"push of {name!r}: it is frozen or an integer buffer: stored, not optimised")
             if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
                 raise ConfigError(f"push of {name!r}: expected real numbers, got dtype {array.dtype}")
             arrays[name] = np.ascontiguousarray(array).reshape(parameter.shape)

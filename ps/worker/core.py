@@ -31,7 +31,7 @@ from ps.messages import (
     Waiting,
     Welcome,
 )
-from ps.types import Bool, Int64, PeerId, server_peer
+from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
 BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
@@ -72,7 +72,7 @@ class PushEntry:
     """A push that is not settled everywhere."""
 
     id: int
-    clock: int
+    clock: Clock
     weight: float
     open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
     gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
@@ -83,7 +83,7 @@ class PullEntry:
     """A pull that waits for some shards."""
 
     id: int
-    clock: int
+    clock: Clock
     missing: dict[int, tuple[Int64, Int64]]  # shard -> (slice ids, own push numbers that must be in)
     note: Waiting | None = None  # what a shard last said about the wait
 
@@ -109,10 +109,10 @@ class Session:
         resend_s: float = 1.0,
         inflight_clocks: int = 2,
     ) -> None:
-        self.rank, self.incarnation, self.model, self.shards = rank, incarnation, model, shards
+        self.rank, self.incarnation, self.model, self.shards = WorkerId(rank), incarnation, model, shards
         self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
         self.resend_s, self.inflight_clocks = resend_s, inflight_clocks
-        self.clock = 0
+        self.clock = Clock(0)
         self.lr, self.rate = 0.0, 1.0
         self.shard_S: Int64 = np.empty(0, np.int64)
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
@@ -202,13 +202,13 @@ class Session:
     def tick(self, now: float) -> list[Action]:
         """This worker has finished a clock. Told to every shard when a push or pull may follow."""
         cadence = self.model.cadence
-        clock, self.clock = self.clock, self.clock + 1
+        clock, self.clock = self.clock, Clock(self.clock + 1)
         if self.clock % cadence.push_every and self.clock % cadence.pull_every:
             return []
         actions: list[Action] = []
         for shard in range(self.shards):
             ids = np.flatnonzero(self.shard_S == shard)
-            tick = Tick(self.rank, self.incarnation, clock, ids, self.seq_S[ids], self.base_S[ids])  # type: ignore[arg-type]
+            tick = Tick(self.rank, self.incarnation, clock, ids, self.seq_S[ids], self.base_S[ids])
             self._ticks[shard, clock] = tick
             actions.append(self._again(("tick", shard, clock), now))
         return actions
@@ -329,10 +329,10 @@ class Session:
         rank, incarnation = self.rank, self.incarnation
         match key:
             case ("join", _):
-                return Send(to, Join(rank, incarnation))  # type: ignore[arg-type]
+                return Send(to, Join(rank, incarnation))
             case ("init", shard):
                 ids = np.array(sorted(self._inits[shard]))
-                return Send(to, Init(rank, incarnation, ids), init=True)  # type: ignore[arg-type]
+                return Send(to, Init(rank, incarnation, ids), init=True)
             case ("push", shard, push):
                 return self._push_message(to, shard, push)
             case ("tick", shard, clock):
@@ -341,9 +341,9 @@ class Session:
                 entry = self.pulls[pull]
                 ids, seq_E = entry.missing[shard]
                 late = entry.clock == self.late_clock + 1
-                return Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))  # type: ignore[arg-type]
+                return Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))
             case _:
-                return Send(to, Leave(rank, incarnation))  # type: ignore[arg-type]
+                return Send(to, Leave(rank, incarnation))
 
     def _push_message(self, to: PeerId, shard: int, push: int) -> Send:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
@@ -352,16 +352,16 @@ class Session:
         ids = [s for s in here if s not in entry.gathered]
         head = (self.rank, self.incarnation)
         if not ids:
-            return Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))  # type: ignore[arg-type]
+            return Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))
         seq_E = np.array([entry.open[s][0] for s in ids])
         base_E = np.array([entry.open[s][1] for s in ids])
-        body = Push(*head, entry.clock, entry.weight, np.array(ids), seq_E, base_E)  # type: ignore[arg-type]
+        body = Push(*head, entry.clock, entry.weight, np.array(ids), seq_E, base_E)
         return Send(to, body, push=push)
 
     def _verdicts(self, message: Verdicts) -> list[Action]:
         actions: list[Action] = []
-        columns = (message.slice_E.tolist(), message.seq_E.tolist(), message.code_E.tolist(), message.version_E.tolist())
-        for slice_id, seq, code, version in zip(*columns, strict=True):
+        columns = (message.slice_E, message.seq_E, message.code_E, message.version_E)
+        for slice_id, seq, code, version in zip(*(column.tolist() for column in columns), strict=True):
             push = self._push_of.get((slice_id, seq))
             if push is None:
                 continue
@@ -417,12 +417,12 @@ class Session:
         if not self.is_joined:
             return []
         if not any(w.joined for w in self.welcomed.values()):
-            self.clock = min(int(w.clock_E.min(initial=w.clock)) for w in self.welcomed.values())
+            self.clock = Clock(min(int(w.clock_E.min(initial=w.clock)) for w in self.welcomed.values()))
             return []
-        self.clock = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
-        every = max(self.model.cadence.push_every, 1)
-        self.clock = -(-self.clock // every) * every
-        if self.clock == 0:
+        latest = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
+        every = self.model.cadence.push_every
+        start = -(-latest // every) * every
+        if start == 0:
             return []
-        self.clock -= 1
+        self.clock = Clock(start - 1)
         return self.tick(now)  # on shards that are behind, it has finished everything before without a push

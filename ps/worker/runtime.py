@@ -117,7 +117,10 @@ class Worker:
         self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(grads), np.int64)
-        fresh = {int(i): arrays.gather(int(i), grads, copy) for i in ids}
+        clip_norm = self.config.clip_norm
+        fresh = {int(i): arrays.gather(int(i), grads, copy or clip_norm is not None) for i in ids}
+        if clip_norm is not None:
+            arrays.clip(fresh.values(), clip_norm)
         cadence = session.model.cadence
         lr = session.lr * session.rate if cadence.local_lr is None else cadence.local_lr
         if arrays.keeps_replica:
@@ -227,7 +230,8 @@ class Worker:
             name = self.keyspace.describe(int(ids[0]))
             note = entry.note
             if note is not None and note.worker >= 0 and note.slice in ids:
-                who = f"waits for worker {note.worker}, at clock {note.clock}, last heard {note.silent_s:.1f} s ago"
+                heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
+                who = f"waits for worker {note.worker}, at clock {note.clock}, {heard}"
             elif note is not None and note.worker < 0 and note.slice in ids:
                 who = "has no initial values yet; rank 0 must call register"
             else:

@@ -1,0 +1,145 @@
+"""One incarnation of a worker under watch: what it should hold at each moment, beside what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ps.messages import Code, Ticked, Values, Verdicts
+from ps.testing.witness import PushSeen, Witness
+from ps.types import Array
+from ps.worker.client import Client
+from ps.worker.core import Settled
+from ps.worker.verdicts import PushFuture
+
+
+class Life:
+    """Hooks into the client of one incarnation; the script pulls, pushes and ticks through it."""
+
+    def __init__(self, witness: Witness, client: Client) -> None:
+        self.witness, self.client, self.worker = witness, client, client._worker
+        self.rank, self.incarnation = self.worker.rank, self.worker.incarnation
+        self.session, self.arrays = self.worker.session, self.worker.arrays
+        self.cadence = witness.model.cadence
+        self.pushes: list[PushSeen] = []
+        self.ticked: dict[int, int] = {}  # shard -> clocks that it has confirmed
+        self.replica: dict[int, Array] = {}  # what the worker should hold
+        self.pulled: dict[int, Array] = {}
+        self.read: dict[int, int] = {}  # version of the last read
+        self.worked: dict[int, int] = {}  # version read before the last tick
+        self.residual: dict[int, Array] = {}
+        self.summed: dict[int, Array] = {}
+        self.weights: list[float] = []
+        self.grads: dict[int, Array] = {}  # of the push that is being made
+        hooks: dict[str, Callable[..., Any]] = {"_verdicts": self._verdicts, "_values": self._values}
+        self.original = {name: getattr(self.session, name) for name in (*hooks, "_ticked")}
+        self.original["_send_push"] = self.worker._send_push
+        vars(self.session).update(hooks, _ticked=self._ticked)
+        vars(self.worker)["_send_push"] = self._send_push
+
+    # ---- what the script does ---------------------------------------------------------------------------------------
+
+    def pull(self, names: list[str]) -> dict[str, Array]:
+        """Pulls, and checks what comes: the promise of the model, and the values as they should be here."""
+        values = self.client.pull(names)
+        clock, session, expect = self.client.clock, self.session, self.witness.expect
+        for name, array in values.items():
+            slice_id = self.worker.keyspace.slices_of[name].start
+            version, min_clock = int(session.base_S[slice_id]), int(session.min_clock_S[slice_id])
+            where = f"worker {self.rank} at clock {clock} pulled {self.witness.name(slice_id)}, version {version}, "
+            where += f"min clock {min_clock}:"
+            want = self.replica.get(slice_id)
+            same = want is not None and want.tobytes() == array.tobytes()
+            expect(same, "values", where, f"expected {want}, got {array.reshape(-1)}")
+            if clock % self.cadence.pull_every == 0:
+                wrong = self.witness.promise(clock, version, min_clock)
+                expect(wrong is None, "reads", where, wrong)
+            if self.witness.by_version and session.late_clock < clock - 1 and slice_id in self.worked:
+                before = self.worked[slice_id]
+                expect(version > before, "reads", where, f"expected more than version {before}, it was in time")
+        return values
+
+    def push(self, grads: Mapping[str, Array], weight: float) -> PushFuture:
+        """Pushes, and computes what should travel."""
+        self.grads = {self.worker.keyspace.slices_of[name].start: g.reshape(-1) for name, g in grads.items()}
+        if self.arrays.keeps_replica:
+            local_lr = self.cadence.local_lr
+            lr = self.session.lr * self.session.rate if local_lr is None else local_lr
+            for slice_id, grad in self.grads.items():
+                if slice_id in self.replica:
+                    scale = self.worker.keyspace.slices[slice_id].options.lr_scale
+                    old = self.replica[slice_id]
+                    self.replica[slice_id] = np.asarray(old - old.dtype.type(lr * scale) * grad)
+        if self.cadence.push_every > 1:
+            self.weights.append(weight)
+            if self.cadence.carries == "gradient":
+                for slice_id, grad in self.grads.items():
+                    self.summed[slice_id] = self.summed.get(slice_id, 0) + grad.dtype.type(weight) * grad
+        return self.client.push(grads, weight)
+
+    def tick(self) -> None:
+        """Finishes the clock."""
+        self.worked = dict(self.read)
+        self.client.tick()
+
+    # ---- hooks ------------------------------------------------------------------------------------------------------
+
+    def _send_push(self, ids: Any, fresh: Any, weight: float) -> int:
+        number: int = self.original["_send_push"](ids, fresh, weight)
+        entry = self.session.pushes.get(number)
+        if self.cadence.push_every > 1:
+            mean = sum(self.weights) / self.cadence.push_every
+            self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
+            self.weights.clear()
+        for slice_id, (seq, base) in entry.open.items() if entry is not None else ():
+            frame = np.array(self.arrays.frames[number, slice_id].array)
+            push = PushSeen(self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight, frame)
+            want = self._frame(slice_id, weight)
+            where = f"{push} on {self.witness.name(slice_id)}:"
+            same = frame.tobytes() == want.tobytes()
+            self.witness.expect(same, "frames", where, f"expected {want.tolist()}, got {frame.tolist()}")
+            self.pushes.append(push)
+            self.witness.on_push(push)
+        return number
+
+    def _frame(self, slice_id: int, weight: float) -> Array:
+        """What should travel for this slice: gradient, accumulated gradients or delta, and what was refused before."""
+        frame = self.grads[slice_id]
+        if self.cadence.carries == "delta":
+            frame = self.pulled[slice_id] - self.replica[slice_id]
+        elif slice_id in self.summed:
+            frame = self.summed.pop(slice_id) / frame.dtype.type(weight)
+        left = self.residual.pop(slice_id, None)
+        return np.asarray(frame if left is None else frame + left)
+
+    def _verdicts(self, message: Verdicts) -> Any:
+        rows = zip(*(column.tolist() for column in (message.slice_E, message.seq_E, message.version_E)), strict=True)
+        for (slice_id, seq, version), code in zip(rows, message.code_E.tolist(), strict=True):
+            self.witness.on_verdict(self.rank, self.incarnation, slice_id, seq, (Code(code), version))
+        actions = self.original["_verdicts"](message)
+        for action in actions:
+            if isinstance(action, Settled) and action.code == Code.LATE and self.witness.refunds:
+                frame = self.arrays.frames[action.push, action.slice].array
+                self.residual[action.slice] = self.residual.get(action.slice, 0) + frame
+        return actions
+
+    def _values(self, shard: int, message: Values) -> Any:
+        actions = self.original["_values"](shard, message)
+        hand = self.worker._hand
+        if actions and hand is not None:
+            rows = zip(message.slice_E.tolist(), message.version_E.tolist(), message.min_clock_E.tolist(), strict=True)
+            for (slice_id, version, min_clock), buffer in zip(rows, hand.buffers, strict=True):
+                values = np.array(buffer.view(self.worker.keyspace.slices[slice_id].dtype))
+                self.witness.on_read(self.rank, slice_id, version, min_clock, values)
+                before = self.read.get(slice_id, 0)
+                where = f"worker {self.rank} read {self.witness.name(slice_id)}"
+                self.witness.expect(version >= before, "reads", where, f"at version {version} after {before}")
+                self.read[slice_id] = version
+                self.replica[slice_id] = self.pulled[slice_id] = values
+        return actions
+
+    def _ticked(self, shard: int, ticked: Ticked, now: float) -> Any:
+        self.ticked[shard] = max(ticked.clock + 1, self.ticked.get(shard, 0))
+        return self.original["_ticked"](shard, ticked, now)

@@ -1,0 +1,288 @@
+"""Sees all that passes in a simulated cluster, computes it once more in plain NumPy, and says which promise is broken.
+
+The witness follows the log of every shard and the session of every worker while they run, one event after the other,
+so at each moment it knows what is true. It trusts neither ledger nor gate: its numbers come from the records, from what
+the scripts pushed and from what reached them. One parameter is one slice here. Checks, by the name that failures carry:
+
+exactly once  each push number of a (worker, slice) has one verdict in the log, without gaps, and the push was made
+verdicts      what a worker was told is what the log says; nothing applied stays unacknowledged but by the dead
+values        every value read, and the last one, equals the replay of the log up to its version, bit for bit
+frames        what travels is what the script pushed (accumulated, or as a delta), what was refused included
+clocks        a clock is closed only when all pushes of it have a verdict
+versions      versions grow by one, minima never go back, rounds hold the pushes of their clock (or version)
+reads         the model's promise, own writes, nobody's lost, and no version older than the one read before
+follower      the bytes and the ledger of the primary
+leaks         no frame, message or buffer is held once all is over
+liveness      scripts end, in time and without an error
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ps.config import RunConfig
+from ps.consistency import Consistency, Gather
+from ps.consistency.bsp import BulkSynchronous
+from ps.consistency.local import LocalSteps
+from ps.consistency.ssp import StaleSynchronous
+from ps.keyspace import Keyspace, Options, Parameter
+from ps.messages import Code
+from ps.server.ledger import Added, Commit, Contribution, Finished, Initialised, Joined, Left, Record, Refused
+from ps.types import Array
+
+Batch = Mapping[str, tuple[Array, Options]]  # registered together: initial values and options by name
+
+
+class Broken(NamedTuple):
+    """A promise that did not hold."""
+
+    check: str
+    text: str
+
+
+@dataclass(slots=True)
+class PushSeen:
+    """A push on one slice as its worker sent it, and what the worker was told of it."""
+
+    worker: int
+    incarnation: int
+    slice: int
+    seq: int
+    clock: int
+    base: int
+    weight: float
+    frame: Array
+    verdict: tuple[Code, int] | None = None
+
+    def __str__(self) -> str:
+        return f"push {self.seq} of worker {self.worker} (incarnation {self.incarnation}, clock {self.clock})"
+
+
+@dataclass
+class ShardSeen:
+    """One shard as its log tells it, by slice id."""
+
+    ids: list[int] = field(default_factory=list)
+    version: dict[int, int] = field(default_factory=dict)
+    live: set[int] = field(default_factory=set)
+    incarnation: dict[int, int] = field(default_factory=dict)
+    clock: dict[tuple[int, int], int] = field(default_factory=dict)  # (worker, slice)
+    floor: dict[int, int] = field(default_factory=dict)  # least clock that was said, by slice
+
+    def min_clock(self, slice_id: int) -> int:
+        """The least clock that all live workers have finished; with nobody live the largest of all."""
+        if self.live:
+            return min(self.clock.get((worker, slice_id), 0) for worker in self.live)
+        return max((clock for (_, s), clock in self.clock.items() if s == slice_id), default=0)
+
+
+class Witness:
+    """Takes in records, pushes, verdicts and reads; `broken` lists what does not fit together."""
+
+    def __init__(self, config: RunConfig, batches: Sequence[Batch]) -> None:
+        self.model, self.rule = config.model(), config.rule()
+        decision = self.model.commit(config.workers)
+        self.gather = decision if isinstance(decision, Gather) else None
+        self.by_version = self.gather is not None and self.gather.by == "version"
+        self.refunds = config.error_feedback
+        self.waits = config.on_worker_loss == "wait"
+        self.keyspace = Keyspace()
+        self.initial: list[Array] = []
+        for batch in batches:
+            self.keyspace.extend([Parameter.of(name, values, options) for name, (values, options) in batch.items()])
+            self.initial += [values.reshape(-1) for values, _ in batch.values()]
+        assert len(self.keyspace.slices) == len(self.initial), "give each parameter options of its own: one slice each"
+        self.shards = [ShardSeen(live=set(range(config.workers))) for _ in range(config.servers)]
+        self.shard_of: dict[int, ShardSeen] = {}
+        self.history: dict[int, dict[int, Array]] = {}  # slice -> version -> values
+        self.pushes: dict[tuple[int, int], dict[int, PushSeen]] = {}  # (worker, slice) -> number -> its last sender's
+        self.settled: dict[tuple[int, int], dict[int, tuple[Code, int]]] = {}  # the log's verdicts
+        self.broken: list[Broken] = []
+        self.counts = {"pushes": 0, "commits": 0, "late": 0, "reads": 0}
+
+    def expect(self, holds: bool, check: str, *text: Any) -> None:
+        """Notes a broken promise; the run goes on."""
+        if not holds:
+            self.broken.append(Broken(check, " ".join(map(str, text))))
+
+    def name(self, slice_id: int) -> str:
+        return f"slice {slice_id} ({self.keyspace.describe(slice_id)})"
+
+    # ---- the log ----------------------------------------------------------------------------------------------------
+
+    def on_record(self, shard: int, record: Record) -> None:
+        """The next record of a shard."""
+        seen = self.shards[shard]
+        touched = seen.ids
+        match record:
+            case Commit():
+                touched = [seen.ids[record.slice]]
+                self._commit(seen, touched[0], record)
+            case Refused(worker, index, seq, version):
+                touched = []
+                self._settle(worker, seen.ids[index], seq, (Code.LATE, version))
+            case Finished(worker, slices, clock):
+                touched = [seen.ids[int(index)] for index in slices]
+                for slice_id in touched:
+                    self._finish(seen, worker, slice_id, clock, clock)
+            case Joined(worker, incarnation, clock_S):
+                known = seen.incarnation.get(worker, 0)
+                self.expect(incarnation > known, "versions", f"worker {worker} joined as {incarnation} after {known}")
+                seen.live.add(worker)
+                seen.incarnation[worker] = incarnation
+                seen.clock.update({(worker, s): int(c) for s, c in zip(seen.ids, clock_S, strict=True)})
+            case Left(worker):
+                seen.live.discard(worker)
+            case Added():
+                self._add(seen, record)
+            case Initialised(slices):
+                for slice_id in (seen.ids[int(index)] for index in slices):
+                    self.expect(slice_id not in self.history, "values", self.name(slice_id), "was initialised twice")
+                    self.history[slice_id] = {seen.version[slice_id]: self.initial[slice_id].copy()}
+        for slice_id in touched:
+            least = seen.min_clock(slice_id)
+            before = seen.floor.get(slice_id, 0)
+            self.expect(least >= before, "versions", f"{self.name(slice_id)}: min clock {before} became {least}: {record}")
+            seen.floor[slice_id] = least
+
+    def _add(self, seen: ShardSeen, added: Added) -> None:
+        for slice_id in added.ids.tolist():
+            self.shard_of[slice_id] = seen
+            seen.ids.append(slice_id)
+            seen.version[slice_id] = added.version
+            seen.clock.update({(worker, slice_id): int(clock) for worker, clock in enumerate(added.clock_W)})
+
+    def _commit(self, seen: ShardSeen, slice_id: int, commit: Commit) -> None:
+        before = seen.version[slice_id]
+        where = f"{self.name(slice_id)}, version {commit.version}:"
+        self.expect(commit.version == before + 1, "versions", where, f"came after {before}")
+        order = [(c.worker, c.seq) for c in commit.contributions]
+        self.expect(order == sorted(order), "versions", where, f"not in rank order: {order}")
+        self.counts["commits"] += bool(order)
+        pushes = [self._contributed(slice_id, commit, c, where) for c in commit.contributions]
+        known = [push for push in pushes if push is not None]
+        if len(known) == len(pushes) and before in self.history.get(slice_id, {}):
+            old = self.history[slice_id][before]
+            self.history[slice_id][commit.version] = self._stepped(slice_id, old, commit.lr, known)
+        seen.version[slice_id] = commit.version
+        for worker, seq in commit.late:
+            self._settle(worker, slice_id, seq, (Code.LATE, commit.version))
+        for worker in commit.finished:
+            self._finish(seen, worker, slice_id, commit.version, commit.clock)
+
+    def _contributed(self, slice_id: int, commit: Commit, c: Contribution, where: str) -> PushSeen | None:
+        self._settle(c.worker, slice_id, c.seq, (Code.APPLIED, commit.version))
+        push = self.pushes.get((c.worker, slice_id), {}).get(c.seq)
+        if push is None:
+            self.expect(False, "exactly once", where, f"push {c.seq} of worker {c.worker} was never made")
+            return None
+        self.expect(push.weight == c.weight, "values", where, f"{push}: weight {push.weight} became {c.weight}")
+        if self.gather is None:
+            stale = commit.version - 1 - push.base
+            self.expect(stale == commit.staleness >= 0, "versions", where, f"{push}: staleness {stale}: {commit}")
+        else:
+            round_ = self._round(push)
+            self.expect(round_ == commit.version - 1, "versions", where, f"{push} belongs to round {round_}")
+        return push
+
+    def _round(self, push: PushSeen) -> int:
+        """The round that this push belongs to; where pushes commit on arrival, its clock."""
+        if self.gather is None:
+            return push.clock
+        return push.base if self.by_version else push.clock // self.gather.clocks
+
+    def _stepped(self, slice_id: int, old: Array, lr: float, pushes: Sequence[PushSeen]) -> Array:
+        """One commit, `add` or plain `sgd`, in the slice's dtype and in this order."""
+        if not pushes:
+            return old
+        kind = old.dtype.type
+        grad = pushes[0].frame
+        if self.gather is not None or self.rule.TAKES == "sum":
+            grad = kind(pushes[0].weight) * pushes[0].frame
+            for push in pushes[1:]:
+                grad = grad + kind(push.weight) * push.frame
+        if self.rule.TAKES == "sum":
+            return np.asarray(old + grad)
+        if self.gather is not None:
+            grad = grad / kind(sum(push.weight for push in pushes))
+        return np.asarray(old - kind(lr * self.keyspace.slices[slice_id].options.lr_scale) * grad)
+
+    def _settle(self, worker: int, slice_id: int, seq: int, verdict: tuple[Code, int]) -> None:
+        settled = self.settled.setdefault((worker, slice_id), {})
+        push = f"push {seq} of worker {worker} on {self.name(slice_id)}"
+        self.expect(seq not in settled, "exactly once", push, f"has {settled.get(seq)} and {verdict}")
+        settled[seq] = verdict
+        self.counts["late"] += verdict[0] == Code.LATE
+
+    def _finish(self, seen: ShardSeen, worker: int, slice_id: int, rounds: int, clock: int) -> None:
+        """The worker's clock is closed: whatever it has pushed in earlier rounds must be in the log."""
+        seen.clock[worker, slice_id] = max(clock, seen.clock.get((worker, slice_id), 0))
+        settled = self.settled.get((worker, slice_id), {})
+        for seq, push in self.pushes.get((worker, slice_id), {}).items():
+            if push.incarnation == seen.incarnation.get(worker) and self._round(push) < rounds:
+                where = f"{self.name(slice_id)}: clock {clock} of worker {worker} is closed"
+                self.expect(seq in settled, "clocks", where, f"and {push} has no verdict")
+
+    # ---- workers ----------------------------------------------------------------------------------------------------
+
+    def on_push(self, push: PushSeen) -> None:
+        """A worker sends a push for the first time."""
+        self.counts["pushes"] += 1
+        settled = self.settled.get((push.worker, push.slice), {})
+        self.expect(push.seq not in settled, "exactly once", f"{push} takes a number that has {settled.get(push.seq)}")
+        self.pushes.setdefault((push.worker, push.slice), {})[push.seq] = push
+
+    def on_verdict(self, worker: int, incarnation: int, slice_id: int, seq: int, verdict: tuple[Code, int]) -> None:
+        """A worker is told what became of its push."""
+        push = self.pushes.get((worker, slice_id), {}).get(seq)
+        own = push is not None and push.incarnation == incarnation
+        if verdict[0] != Code.GATHERED:
+            log = self.settled.get((worker, slice_id), {}).get(seq)
+            what = f"worker {worker}, {self.name(slice_id)}, push {seq}"
+            self.expect(log == verdict, "verdicts", what, f"was told {verdict}, the log says {log}")
+        if push is not None and own and (push.verdict is None or push.verdict[0] == Code.GATHERED):
+            push.verdict = verdict
+
+    def on_read(self, worker: int, slice_id: int, version: int, min_clock: int, values: Array) -> None:
+        """Values have reached a worker: whole, true, and with all that they must hold."""
+        self.counts["reads"] += 1
+        seen = self.shard_of[slice_id]
+        where = f"worker {worker} read {self.name(slice_id)} at version {version}:"
+        expected = self.history.get(slice_id, {}).get(version)
+        if expected is None:
+            self.expect(False, "values", where, "no such version")
+        else:
+            same = values.tobytes() == expected.tobytes()
+            self.expect(same, "values", where, f"expected {expected.tolist()}, got {values.tolist()}")
+        least = seen.min_clock(slice_id)
+        self.expect(min_clock <= least, "reads", where, f"was told min clock {min_clock}, it is {least}")
+        if self.gather is None:
+            for other in sorted(seen.live):
+                self._holds_pushes(seen, where, slice_id, version, other, None if other == worker else min_clock)
+
+    def _holds_pushes(
+        self, seen: ShardSeen, where: str, slice_id: int, version: int, worker: int, clock: int | None
+    ) -> None:
+        """The version holds the worker's pushes of clocks below `clock`; None: all that it has made."""
+        settled = self.settled.get((worker, slice_id), {})
+        for seq, push in self.pushes.get((worker, slice_id), {}).items():
+            if push.incarnation == seen.incarnation.get(worker) and (clock is None or push.clock < clock):
+                inside = seq in settled and settled[seq][1] <= version
+                self.expect(inside, "reads", where, f"{push} is missing: {settled.get(seq)}")
+
+    def promise(self, clock: int, version: int, min_clock: int) -> str | None:
+        """What the model promises to a reader at `clock`, where these numbers break it."""
+        model: Consistency = self.model
+        if isinstance(model, BulkSynchronous | LocalSteps):
+            exact = clock // self.model.cadence.pull_every
+            return None if version == exact else f"expected exactly version {exact}"
+        if isinstance(model, StaleSynchronous):
+            return None if clock - min_clock <= model.staleness else f"expected min clock >= {clock - model.staleness}"
+        if self.by_version or model.cadence.pull_every > 1:
+            return None
+        numbers = (np.array([number]) for number in (clock, min_clock, version))
+        return None if bool(model.gate(*numbers, True).all()) else "expected an open gate"
