@@ -16,8 +16,9 @@ def run_client(port: Port, job: bytes, rank: int, train: Callable[[Client], Any]
     client = Client(Worker(port, job, rank))
     try:
         result = train(client)
-    except Exception:
+    except BaseException as error:  # SystemExit too: nobody may go on waiting for this worker
         client.close(traceback.format_exc())
+        error.add_note(f"(raised in worker {rank} at clock {client.clock})")
         raise
     client.close()
     return result

@@ -27,7 +27,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     error_feedback: bool = False  # refused pushes go back into a residual that the next push carries
     on_worker_loss: Literal["wait", "drop"] = "drop"
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # a data epoch ends when this share of workers is through
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # default deadline of every call
     resend_s: Annotated[float, Field(gt=0)] = 1.0  # unanswered messages are sent again after this, then ever later
     lease_s: Annotated[float, Field(gt=0)] = float("inf")  # a worker without progress for so long is lost

@@ -31,21 +31,33 @@ def indices(examples: int, seed: int, epoch: int, rank: int, workers: int, batch
 def shard(arrays: Sequence[Array], client: Client, *, batch: int, epochs: int) -> Iterator[tuple[Any, ...]]:
     """Batches of this worker: tuples with the same rows of every array.
 
-    arrays: equal first dimension n >= workers. batch: examples per worker and clock. Call client.tick() once per batch:
-    a restarted worker goes on at client.clock. Ends early when the job is stopped; with the run option epoch_share
-    an epoch ends when that share of the workers is through it, and what is left out is counted.
-    Raises: ConfigError naming the argument.
+    arrays: equal first dimension n >= workers. batch: examples per worker and clock. epochs count from clock 0; call
+    client.tick() once per batch: a restarted worker goes on at client.clock. Ends early when the job is stopped; with
+    the run option epoch_share an epoch ends when that share of the workers is through it, and what is left out is
+    counted. Raises: ConfigError naming the argument.
     """
+    if hasattr(arrays, "shape"):
+        raise ConfigError("data.shard: arrays: expected a tuple of arrays, got one array; write (array,)")
     arrays = tuple(arrays)
-    lengths = {len(array) for array in arrays}
-    if len(lengths) != 1:
-        raise ConfigError(f"data.shard: expected arrays of one length, got {sorted(lengths) or 'none'}")
-    examples = lengths.pop()
-    if batch < 1 or epochs < 0:
-        raise ConfigError(f"data.shard: expected batch >= 1 and epochs >= 0, got {batch} and {epochs}")
-    if examples < client.size:
-        raise ConfigError(f"data.shard: expected at least one example per worker ({client.size}), got {examples}")
-    return _batches(arrays, examples, client, batch, epochs)
+    for array in arrays:
+        if not getattr(array, "shape", ()):
+            raise ConfigError(f"data.shard: arrays: expected arrays with examples as rows, got {type(array).__name__}")
+    if not isinstance(client, Client):
+        hint = "; write client.sync" if hasattr(client, "sync") else ""
+        raise ConfigError(f"data.shard: client: expected a ps.Client, got {type(client).__name__}{hint}")
+    lengths = [len(array) for array in arrays]
+    if len(set(lengths)) != 1:
+        raise ConfigError(f"data.shard: arrays: expected one or more, equally long, got lengths {lengths}")
+    if batch < 1:
+        raise ConfigError(f"data.shard: batch: expected >= 1 examples per worker and clock, got {batch}")
+    if epochs < 0:
+        raise ConfigError(f"data.shard: epochs: expected >= 0, got {epochs}")
+    if lengths[0] < client.size:
+        raise ConfigError(
+            f"data.shard: arrays: expected at least one example for each of {client.size} workers, got {lengths[0]}; "
+            f"run fewer workers"
+        )
+    return _batches(arrays, lengths[0], client, batch, epochs)
 
 
 def _batches(

@@ -150,6 +150,12 @@ class Keyspace:
             self.slices.append(made)
         return range(first_slice, len(self.slices))
 
+    def names(self, wanted: Iterable[str] | None) -> list[str]:
+        """The wanted names as a list; all that are registered for None. Raises: ConfigError for a bare string."""
+        if isinstance(wanted, str):
+            raise ConfigError(f"names: expected a list of names, got the string {wanted!r}; write [{wanted!r}]")
+        return list(self.index_of) if wanted is None else list(wanted)
+
     def slice_ids(self, names: Iterable[str]) -> list[int]:
         """Ids of the slices that hold these parameters, ascending, each once.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import zlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,9 +27,12 @@ Train = Callable[[Client], Any]
 class Backend(Protocol):
     """How a local cluster runs: `ps.threads` in real time, `ps.sim.cluster` in virtual time."""
 
+    failures: list[BaseException]  # what ended workers, in the order of time
+
     def start(self, train: Train) -> None: ...
     def join(self, timeout: float | None) -> bool: ...
-    def outcome(self) -> list[tuple[Any, BaseException | None]]: ...
+    def running(self) -> dict[int, int]: ...  # rank -> clock of the workers that have not returned
+    def results(self) -> list[Any]: ...  # in rank order, None where there is none
     def read(self, task: Callable[[Reader], Any]) -> Any: ...
     def kill(self, kind: str, number: int) -> None: ...
     def stop(self, reason: str) -> None: ...
@@ -49,7 +54,9 @@ class LocalCluster:
 
     def __init__(self, servers: int = 1, workers: int = 1, *, seed: int | None = None, **options: Any) -> None:
         self.config = RunConfig.check({"servers": servers, "workers": workers, "seed": seed, **options})
-        self._started = False
+        self._pid = os.getpid()
+        self._started = self._closed = False
+        self._cut_off: list[int] = []  # ranks that ran when the cluster was closed
         self._backend: Backend
         if seed is None:
             from ps.threads import Threads
@@ -61,38 +68,50 @@ class LocalCluster:
             self._backend = Virtual(self.config)
 
     def run(self, train: Train, *, timeout: float | None = None) -> list[Any]:
-        """Runs `train(client)` (plain or async) in every worker; the results in rank order.
+        """Runs `train(client)` (plain or async) in every worker; the results in rank order, None of killed workers.
 
         Raises what the first failed worker raised; StoppedError when the job was ended otherwise; DeadlineError after
         `timeout` seconds of this machine's clock.
         """
+        _check_timeout("run", timeout)
         self.start(train)
         return self.results(timeout=timeout)
 
     def start(self, train: Train) -> None:
         """As `run`, but returns at once; follow it by `status()`, end it by `results()` or `stop()`."""
+        self._check("start")
         if self._started:
             raise ConfigError("LocalCluster: it has run its one job already; make a new cluster for the next")
+        if not callable(train):
+            raise ConfigError(f"run: expected a function that takes a client, got {train!r}")
         self._started = True
         self._backend.start(_plain(train))
 
     def results(self, *, timeout: float | None = None) -> list[Any]:
         """Waits for the end of all workers and gives their results, as `run` does."""
-        if not self._started:
-            raise ConfigError("LocalCluster: nothing runs yet; call run(train) or start(train)")
+        self._check_started("results")
+        _check_timeout("results", timeout)
         if not self._backend.join(timeout):
-            running = [w["rank"] for w in self.status()["workers"] if w["state"] not in ("done", "lost")]
-            raise DeadlineError(f"after {timeout:g} s workers {running} have not returned from train")
-        outcome = self._backend.outcome()
-        errors = [error for _, error in outcome if error is not None]
-        first = [error for error in errors if not isinstance(error, StoppedError)]
-        if errors:
-            raise (first or errors)[0]
-        return [result for result, _ in outcome]
+            who = ", ".join(f"worker {rank} (at clock {clock})" for rank, clock in self._backend.running().items())
+            when = "virtual time has ended, nothing can happen any more, and" if timeout is None else f"after {timeout:g} s"
+            raise DeadlineError(f"results: {when} train has not returned in {who}; wait longer, or end it by close()")
+        failures = self._backend.failures
+        own = [error for error in failures if not isinstance(error, StoppedError)]  # the others follow from these
+        for error in own or failures:
+            raise error
+        if self._cut_off:
+            raise StoppedError(f"the cluster was closed while workers {self._cut_off} ran; they have no results")
+        return self._backend.results()
 
-    def pull(self, names: list[str] | None = None) -> dict[str, Array]:
-        """The servers' current values, during the run or after it."""
-        values: dict[str, Array] = self._backend.read(lambda reader: reader.pull(names))
+    def pull(self, names: list[str] | None = None, *, timeout: float | None = None) -> dict[str, Array]:
+        """The servers' current values, during the run or after it; waits until parameters are registered.
+
+        Raises: ConfigError for an unknown name, DeadlineError naming the server, StoppedError.
+        """
+        self._check("pull")
+        self._check_started("pull")
+        _check_timeout("pull", timeout)
+        values: dict[str, Array] = self._backend.read(lambda reader: reader.pull(names, timeout=timeout))
         return values
 
     def status(self) -> dict[str, Any]:
@@ -105,28 +124,33 @@ class LocalCluster:
 
     def kill(self, peer: str) -> None:
         """Ends a peer like a crash: "worker:1" or "server:0"."""
+        self._check("kill")
+        self._check_started("kill")
         kind, _, number = peer.partition(":")
         limit = {"worker": self.config.workers, "server": self.config.servers}.get(kind, 0)
-        if not number.isdigit() or int(number) >= limit:
+        if not number.isdecimal() or int(number) >= limit:
             peers = f"worker:0 to worker:{self.config.workers - 1}, server:0 to server:{self.config.servers - 1}"
             raise ConfigError(f"kill: expected one of {peers}, got {peer!r}")
         self._backend.kill(kind, int(number))
 
     def stop(self, reason: str = "stopped by its owner") -> None:
         """Ends the job: `client.should_stop` becomes true everywhere."""
+        self._check("stop")
         self._backend.stop(reason)
 
     def checksum(self) -> str:
         """One number for all values and optimizer state: equal runs have equal ones."""
-        import zlib
-
         crc = 0
         for part in self._backend.contents():
             crc = zlib.crc32(part, crc)
         return f"{crc:08x}"
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends everything; workers that still run end at their next client call."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        self._cut_off = sorted(self._backend.running())
         self._backend.close()
 
     def __enter__(self) -> LocalCluster:
@@ -135,30 +159,52 @@ class LocalCluster:
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def _check(self, call: str) -> None:
+        if self._pid != os.getpid():
+            raise ConfigError(
+                f"{call}: this cluster was made before a fork: its threads belong to the parent process; make a "
+                f"LocalCluster in the child, or start children with 'spawn'"
+            )
+        if self._closed:
+            raise ConfigError(f"{call}: this cluster is closed; call it inside the with block, or before close()")
+
+    def _check_started(self, call: str) -> None:
+        if not self._started:
+            raise ConfigError(f"{call}: nothing runs yet; call run(train) or start(train) first")
+
     def _repr_html_(self) -> str:
         status = self.status()
-        rows = "".join(
-            f"<tr><td>worker {w['rank']}</td><td>{escape(w['state'])}</td><td>clock {w['clock']}</td>"
-            f"<td>{escape(', '.join(f'{k}={v:.4g}' for k, v in w['logged'].items()))}</td></tr>"
+        rows = [
+            (f"worker {w['rank']}", w["state"], f"clock {w['clock']}", ", ".join(f"{k}={v:.4g}" for k, v in w["logged"].items()))
             for w in status["workers"]
-        ) + "".join(
-            f"<tr><td>server {s['shard']}</td><td>{s['slices']} slices</td><td>{s['bytes']:,} bytes</td>"
-            f"<td>version {s['version']}</td></tr>"
+        ] + [
+            (f"server {s['shard']}", f"{s['slices']} slices", f"{s['bytes']:,} bytes", f"version {s['version']}")
             for s in status["servers"]
-        )
-        head = f"{self.config.consistency}, {self.config.optimizer}, {status['stopped'] or 'running'}"
-        return f"<table><caption>ps.LocalCluster: {escape(head)}</caption>{rows}</table>"
+        ]
+        state = (status["stopped"] or ("running" if self._started else "not started")).partition("\n")[0]
+        caption = escape(f"ps.LocalCluster: {self.config.consistency}, {self.config.optimizer}, {state}")
+        cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+        return f"<table><caption>{caption}</caption>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def _check_timeout(call: str, timeout: float | None) -> None:
+    if timeout is not None and not timeout > 0:
+        raise ConfigError(f"{call}: timeout: expected seconds > 0, or None for no limit, got {timeout!r}")
 
 
 def _plain(train: Train) -> Train:
     """An async `train` is run in an event loop of the worker's own."""
-    if not inspect.iscoroutinefunction(train):
+    if not (inspect.iscoroutinefunction(train) or inspect.iscoroutinefunction(getattr(train, "__call__", None))):
         return train
 
     def run(client: Client) -> Any:
         from ps.worker.aio import AsyncClient
 
-        return asyncio.run(train(AsyncClient(client)))
+        awaited = AsyncClient(client)
+        try:
+            return asyncio.run(train(awaited))  # type: ignore[arg-type]
+        finally:
+            awaited.end_thread()
 
     return run
 
@@ -172,12 +218,25 @@ def connect(role: str = "worker") -> Client:
         raise ConfigError(f"connect: expected role 'worker' outside a cluster, got {role!r}; use LocalCluster.pull to read")
     from ps.threads import embedded
 
-    return embedded(options_from_environment())
+    return embedded(RunConfig.check(options_from_environment()))
 
 
 def options_from_environment() -> dict[str, Any]:
-    """Run options given as PS_<NAME> variables. Raises: ConfigError naming the variable."""
-    options = {name: os.environ[f"PS_{name.upper()}"] for name in RunConfig.model_fields if f"PS_{name.upper()}" in os.environ}
+    """Run options given as PS_<NAME> variables, checked. Raises: ConfigError naming the variable."""
+    known = {f"PS_{name.upper()}": name for name in RunConfig.model_fields}
+    options: dict[str, Any] = {}
+    for variable, value in sorted(os.environ.items()):
+        if variable in known:
+            options[known[variable]] = value
+            try:
+                RunConfig.check({known[variable]: value})
+            except ConfigError as error:
+                raise ConfigError(f"environment variable {variable}: {error}") from None
+        elif variable.startswith("PS_") and (meant := get_close_matches(variable, known, 1, cutoff=0.85)):
+            raise ConfigError(f"environment variable {variable}: expected a run option, did you mean {meant[0]}?")
     if options.get("workers", "1") != "1":
-        raise ConfigError(f"PS_WORKERS: expected 1 for an embedded cluster, got {options['workers']}; use LocalCluster")
+        raise ConfigError(
+            f"environment variable PS_WORKERS: expected 1, as this process is a cluster of its own, got "
+            f"{options['workers']}; use ps.LocalCluster(workers={options['workers']})"
+        )
     return options

@@ -56,7 +56,7 @@ def own_class(name: str) -> type[Any] | None:
         return None
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(f"{name!r}: expected an importable package.module:Class, got {error}") from None
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise ConfigError(f"{name!r}: expected a dataclass, got {found!r}; plug-ins are frozen dataclasses")

@@ -13,6 +13,7 @@ from ps.client import run_client
 from ps.config import RunConfig
 from ps.controller.core import Controller
 from ps.controller.runtime import ControllerRuntime
+from ps.messages import Stop
 from ps.metrics import Metrics, Snapshot
 from ps.report import status
 from ps.server.build import build_shard
@@ -27,6 +28,7 @@ from ps.worker.reader import Reader
 from ps.worker.runtime import Worker
 
 IDLE_S = 0.5  # servers look at their timers at least so often
+CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 
 
 class Killed(BaseException):
@@ -38,18 +40,22 @@ class WorkerPort(TransportPort):
 
     def __init__(self, transport: MemoryTransport) -> None:
         super().__init__(transport)
-        self.killed = False
+        self._killed = threading.Event()
 
     def recv(self, until: float) -> tuple[PeerId, Message] | None:
         item = super().recv(until)
-        if self.killed:
+        if self._killed.is_set():
             raise Killed
         return item
 
     def spend(self, seconds: float) -> None:
-        super().spend(seconds)
-        if self.killed:
+        if self._killed.wait(seconds):
             raise Killed
+
+    def kill(self) -> None:
+        """Closed first, so that a killed worker has no last words."""
+        self.close()
+        self._killed.set()
 
 
 class Threads:
@@ -58,6 +64,7 @@ class Threads:
     def __init__(self, config: RunConfig) -> None:
         self.config, self.job = config, secrets.token_bytes(JOB_BYTES)
         self.network = MemoryNetwork()
+        self.failures: list[BaseException] = []
         self._lock = threading.Lock()  # the controller is called by its thread and by the owner's
         transport = self.network.open(CONTROLLER)
         core = Controller(
@@ -70,14 +77,14 @@ class Threads:
             config.restart_s,
         )
         self.controller = ControllerRuntime(core, self.job, transport.send_nowait)
-        self.transports: list[MemoryTransport] = [transport]
-        self.servers: dict[int, Server] = {}
-        self.ports: dict[int, WorkerPort] = {}
-        self.clients: dict[int, Metrics] = {}
-        self.workers: list[threading.Thread] = []
-        self.results: dict[int, tuple[Any, BaseException | None]] = {}
+        self._transports: list[MemoryTransport] = [transport]
+        self._servers: dict[int, Server] = {}
+        self._ports: dict[int, WorkerPort] = {}
+        self._clients: dict[int, Client] = {}
+        self._workers: list[threading.Thread] = []
+        self._results: dict[int, Any] = {}
         self._readers = 0
-        self._stopped = threading.Event()  # the controller has said so
+        self._heard_all = threading.Event()  # the controller has heard the last words of every worker
         self._services = [self._thread("controller", self._serve_controller, transport)]
         for shard in range(config.servers):
             self._add_server(shard)
@@ -88,94 +95,89 @@ class Threads:
 
     def start(self, train: Callable[[Client], Any]) -> None:
         for rank in range(self.config.workers):
-            self.ports[rank] = WorkerPort(self.network.open(worker_peer(rank)))
-            self.workers.append(self._thread(f"worker {rank}", self._work, rank, train))
-        for thread in self.workers:
+            self._ports[rank] = WorkerPort(self.network.open(worker_peer(rank)))
+            self._workers.append(self._thread(f"worker {rank}", self._work, rank, train))
+        for thread in self._workers:
             thread.start()
 
     def join(self, timeout: float | None) -> bool:
-        end = None if timeout is None else time.monotonic() + timeout
-        for thread in self.workers:
-            while thread.is_alive() and (end is None or time.monotonic() < end):
-                thread.join(0.2 if end is None else max(0.0, min(0.2, end - time.monotonic())))
-        if any(thread.is_alive() for thread in self.workers):
+        end = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
+        for thread in self._workers:
+            thread.join(max(0.0, min(end - time.monotonic(), threading.TIMEOUT_MAX)))
+        if self.running():
             return False
-        self._stopped.wait(self.config.timeout_s)  # the last words of the workers are heard
+        self._heard_all.wait(max(0.0, min(end - time.monotonic(), CLOSE_S)))
         return True
 
-    def outcome(self) -> list[tuple[Any, BaseException | None]]:
-        return [self.results[rank] for rank in range(self.config.workers)]
+    def running(self) -> dict[int, int]:
+        alive = [rank for rank, thread in enumerate(self._workers) if thread.is_alive()]
+        return {rank: self._clients[rank].clock if rank in self._clients else 0 for rank in alive}
+
+    def results(self) -> list[Any]:
+        return [self._results.get(rank) for rank in range(self.config.workers)]
 
     def read(self, task: Callable[[Reader], Any]) -> Any:
-        self._readers += 1
-        port = TransportPort(self.network.open(PeerId(f"reader:{self._readers}")))
+        with self._lock:
+            self._readers += 1
+            port = TransportPort(self.network.open(PeerId(f"reader:{self._readers}")))
         with Reader(port, self.job, self.config.timeout_s) as reader:
             return task(reader)
 
     def kill(self, kind: str, number: int) -> None:
         if kind == "worker":
-            if (port := self.ports.get(number)) is not None:
-                port.killed = True
-                port.close()
+            self._ports[number].kill()
             with self._lock:
-                self.controller.perform(
-                    self.controller.core.worker_lost(number, "it was killed", time.monotonic())
-                )
-        elif self.servers.pop(number, None) is not None:
-            self.transports[number + 1].close()
+                self.controller.perform(self.controller.core.worker_lost(number, "it was killed", time.monotonic()))
+            return
+        with self._lock:
+            server = self._servers.pop(number, None)
+        if server is not None:
+            self._transports[number + 1].close()
             self._lost(number, "it was killed")
 
     def stop(self, reason: str) -> None:
-        from ps.messages import Stop
-
         with self._lock:
             self.controller.perform(self.controller.core.handle(CONTROLLER, Stop(reason, False), time.monotonic()))
-        self._stopped.set()
 
     def status(self) -> dict[str, Any]:
         with self._lock:
-            return status(self.controller.core, self.servers)
+            return status(self.controller.core, self._servers)
 
     def metrics(self) -> list[tuple[str, Snapshot]]:
-        servers = [(server_peer(shard), server.metrics.snapshot()) for shard, server in sorted(self.servers.items())]
-        workers = [(worker_peer(rank), metrics.snapshot()) for rank, metrics in sorted(self.clients.items())]
-        return [*servers, *workers]
+        servers = [(server_peer(shard), server.metrics.snapshot()) for shard, server in self._living()]
+        clients = sorted(dict(self._clients).items())
+        return [*servers, *((worker_peer(rank), client.metrics.snapshot()) for rank, client in clients)]
 
     def contents(self) -> list[bytes]:
-        return [part for _, server in sorted(self.servers.items()) for part in server.values.contents()]
+        return [part for _, server in self._living() for part in server.values.contents()]
 
     def close(self) -> None:
-        """Ends services; workers that still run end at their next client call."""
-        for rank, thread in enumerate(self.workers):
-            if thread.is_alive():
-                self.ports[rank].killed = True
-                self.ports[rank].close()
-        for transport in self.transports:
+        end = time.monotonic() + CLOSE_S
+        for rank in self.running():
+            self._ports[rank].kill()
+        for transport in self._transports:
             transport.close()
-        for service in self._services:
-            service.join(5.0)
-        for thread in self.workers:
-            thread.join(5.0)
+        for thread in [*self._services, *self._workers]:
+            if thread is not threading.current_thread():  # train may close its own cluster
+                thread.join(max(0.0, end - time.monotonic()))
 
     # ---- threads ----------------------------------------------------------------------------------------------------
 
     def _thread(self, name: str, body: Callable[..., None], *args: Any) -> threading.Thread:
         return threading.Thread(target=body, args=args, name=f"ps {name}", daemon=True)
 
+    def _living(self) -> list[tuple[int, Server]]:
+        with self._lock:
+            return sorted(self._servers.items())
+
     def _add_server(self, shard: int) -> None:
         transport = self.network.open(server_peer(shard))
-        self.transports.append(transport)
-        self.servers[shard] = Server(
-            build_shard(self.config, shard),
-            self.job,
-            transport.send_nowait,
-            Metrics(),
-            clip_value=self.config.clip_value,
-        )
-        self._services.append(self._thread(f"server {shard}", self._serve, shard, transport))
+        server = Server(build_shard(self.config, shard), self.job, transport.send_nowait, Metrics())
+        self._transports.append(transport)
+        self._servers[shard] = server
+        self._services.append(self._thread(f"server {shard}", self._serve, shard, server, transport))
 
-    def _serve(self, shard: int, transport: MemoryTransport) -> None:
-        server = self.servers[shard]
+    def _serve(self, shard: int, server: Server, transport: MemoryTransport) -> None:
         try:
             while not transport.is_closed:
                 item = transport.recv(0.005 if server.has_unsent else IDLE_S)
@@ -188,44 +190,47 @@ class Threads:
             raise
 
     def _serve_controller(self, transport: MemoryTransport) -> None:
+        core = self.controller.core
         while not transport.is_closed:
-            item = transport.recv(IDLE_S)
+            item = transport.recv(max(0.0, min(IDLE_S, core.next_timer() - time.monotonic())))
             with self._lock:
                 if item is not None:
                     self.controller.receive(*item, time.monotonic())
-                if time.monotonic() >= self.controller.core.next_timer():
+                if time.monotonic() >= core.next_timer():
                     self.controller.on_timer(time.monotonic())
-                if self.controller.core.stopped is not None:
-                    self._stopped.set()
+                over = ("done", "lost") if core.stopped is None else ("done", "lost", "expected")
+                if all(member.state in over for member in core.members.values()):
+                    self._heard_all.set()
 
     def _lost(self, shard: int, why: str) -> None:
         with self._lock:
             self.controller.perform(self.controller.core.server_lost(shard, why, time.monotonic()))
-        self._stopped.set()
 
     def _work(self, rank: int, train: Callable[[Client], Any]) -> None:
-        def counted(client: Client) -> Any:
-            self.clients[rank] = client.metrics
+        def known(client: Client) -> Any:
+            self._clients[rank] = client
             return train(client)
 
         try:
-            self.results[rank] = (run_client(self.ports[rank], self.job, rank, counted), None)
+            self._results[rank] = run_client(self._ports[rank], self.job, rank, known)
         except Killed:
-            self.results[rank] = (None, None)
+            pass
         except BaseException as error:
-            self.results[rank] = (None, error)
+            self.failures.append(error)
 
 
-def embedded(options: dict[str, Any]) -> Client:
+def embedded(config: RunConfig) -> Client:
     """The one worker of a cluster in this process, which ends with the client."""
-    config = RunConfig.check(options)
     print(
         f"ps: no cluster named by PS_* variables: this process is a one-worker cluster of its own "
         f"({config.consistency}, {config.optimizer})",
         file=sys.stderr,
     )
     cluster = Threads(config)
-    port = TransportPort(cluster.network.open(worker_peer(0)))
-    client = Client(Worker(port, cluster.job, 0))
+    try:
+        client = Client(Worker(TransportPort(cluster.network.open(worker_peer(0))), cluster.job, 0))
+    except BaseException:
+        cluster.close()
+        raise
     client.on_close = cluster.close
     return client

@@ -82,7 +82,7 @@ def _array(dtype: str, low: int) -> Kind:
 
 
 INT64 = _integer(-(2**63), 2**63 - 1)
-COUNT = _integer(0, 2**63 - 1)  # clocks, versions, numbers, ids
+COUNT = _integer(0, 2**62)  # clocks, versions, numbers, ids: one more is still an int64
 RANK = _integer(-1, 2**31 - 1)  # -1: nobody in particular
 REAL = Kind("a finite float", float, _real)
 FLAG = Kind("a boolean", bool, _flag)
@@ -165,9 +165,9 @@ def _check_lengths(cls: type[Any], values: list[Any]) -> None:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, bytes | list):
+    if isinstance(value, bytes | list | dict):
         return f"{type(value).__name__} of length {len(value)}"
-    return repr(value)[:60]
+    return repr(value[:60] if isinstance(value, str) else value)[:60]
 
 
 CODES: dict[int, type[Any]] = {}

@@ -105,7 +105,7 @@ class Controller:
     def handle(self, sender: PeerId, message: Any, now: float) -> list[Send]:
         """One message of a worker, reader or shard."""
         self._now = now
-        rank = getattr(message, "worker", None)
+        rank = getattr(message, "worker", None) if hasattr(message, "incarnation") else None
         if rank is None:
             self._of_anyone(sender, message)
         elif rank in self.members and message.incarnation == self.members[rank].incarnation:
@@ -179,10 +179,12 @@ class Controller:
             case Progress(_, _, clock):
                 member.clock = clock
             case Log():
-                member.logged.update(zip(message.names, message.values, strict=True))
+                member.logged.update(zip(message.names, message.values, strict=False))
                 member.logged_clock = message.clock
-            case Barrier(_, _, number):
+            case Barrier(rank, _, number):
                 member.barrier = number
+                if number <= self.barrier_opened:  # a joiner's or a restarted worker's: long open
+                    self._post(worker_peer(rank), BarrierOpen(number))
                 self._open_barriers()
             case EpochDone(_, _, epoch):
                 member.epoch = epoch
@@ -198,12 +200,15 @@ class Controller:
             for batch in self.batches:
                 self._post(sender, batch.place)
             self._post(sender, Enrolled(WorkerId(-1), 0, self.size, self.config))
+            if self.stopped is not None:
+                self._post(sender, self.stopped)
         elif self.stopped is not None:
             self._post(sender, self.stopped)
         else:
             rank = int(enroll.rank)
             if rank < 0:
-                rank = next((r for r, m in sorted(self.members.items()) if m.state == "expected"), len(self.members))
+                free = (r for r, m in sorted(self.members.items()) if m.state == "expected")
+                rank = next(free, max(self.members) + 1)
             member = self.members.setdefault(rank, Member())
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
@@ -296,8 +301,8 @@ class Controller:
         self._after_loss()
 
     def _lose(self, rank: int, why: str) -> None:
-        member = self.members[rank]
-        if member.state not in ("running", "expected") or self.stopped is not None:
+        member = self.members.get(rank)
+        if member is None or member.state not in ("running", "expected") or self.stopped is not None:
             return
         member.state, member.heard = "lost", self._now
         self._post_lost(rank, member, wait=self.on_worker_loss == "wait")

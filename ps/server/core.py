@@ -109,14 +109,15 @@ class Shard:
         keep_versions: bool = False,
     ) -> None:
         self.shard, self.model, self.optimizer, self.schedule = shard, model, optimizer, schedule
-        self.keep_versions = keep_versions  # of rounds that other shards may not have committed: a crashed worker
-        self.oldest_kept = 0  # pulls them when it comes back
         self.keyspace = Keyspace()
         self.epoch = 0
         self.local_of: Int64 = np.empty(0, np.int64)  # slice id -> local index, -1: elsewhere
         self.ledger = Ledger(workers)
         engine = Rounds if isinstance(model.commit(workers), Gather) else Arrivals
         self.engine: Rounds | Arrivals = engine(self.ledger, model, self._lr)
+        # Of rounds that other shards may not have committed: a crashed worker pulls them when it comes back.
+        self.keep_versions = keep_versions and isinstance(self.engine, Rounds) and self.engine.by_clock
+        self.oldest_kept = 0
         self.admitted_WS: Int64 = np.zeros((workers, 0), np.int64)
         self.members = [Member() for _ in range(workers)]
         self.actions: list[Action] = []
@@ -128,7 +129,7 @@ class Shard:
     def handle(self, message: Any, now: float) -> list[Action]:
         """One message of a worker or of the controller. A PeerError becomes a Rejected to its sender."""
         self.now = now
-        worker = getattr(message, "worker", None)
+        worker = getattr(message, "worker", None) if hasattr(message, "incarnation") else None
         self.cause = self.cause if worker is None else int(worker)
         try:
             if worker is None or self._is_welcome(message):
@@ -283,6 +284,7 @@ class Shard:
         if places:
             self.actions.append(Store(places, index_E[places].tolist()))
             self._record(Initialised(index_E[places]))
+            self._nudge()  # a round without pushes may have been complete already
         self._send(worker, InitDone(slice_E))
         self._progress(None)
         return self._take_actions()
@@ -440,8 +442,8 @@ class Shard:
         version_E = self.ledger.version_S[index_E]
         if isinstance(self.engine, Rounds) and self.engine.by_clock:
             exact = clock // self.engine.clocks  # one worker's clock is one version, everywhere
-            if (version_E > exact).any():
-                if not self.keep_versions or exact < self.oldest_kept:
+            if self.keep_versions and (version_E > exact).any():  # else a restarted worker reads what there is
+                if exact < self.oldest_kept:
                     return  # a late copy: nobody who lives waits for it
                 version_E = np.minimum(version_E, exact)
         min_clock_E = self.ledger.min_clock_S()[index_E]
@@ -466,7 +468,8 @@ class Shard:
             return Waiting(pull.id, int(pull.slice_E[~ready_E][0]), NOBODY, 0, 0.0)
         closed_E = ~self._gate(pull, index_E)
         if not closed_E.any():
-            return Waiting(pull.id, int(pull.slice_E[0]), pull.worker, self.members[pull.worker].clock, 0.0)
+            some = int(pull.slice_E.max(initial=-1))
+            return Waiting(pull.id, some, pull.worker, self.members[pull.worker].clock, 0.0)
         place = int(np.argmax(closed_E))
         index = int(index_E[place])
         column_W = np.array([self.engine.clock_S(w)[index] for w in range(len(self.members))])
@@ -532,6 +535,7 @@ class Shard:
         self.admitted_WS[worker] = kept_S
         self.members[worker].ticks.clear()
         self.members[worker].pulls.clear()
+        self.members[worker].parked.clear()
         self.members[worker].parked.clear()
 
     def _make_room(self, worker: int) -> None:

@@ -41,7 +41,7 @@ class Rounds:
     def add_slices(self, count: int) -> None:
         first = len(self.rounds)
         self.done_WS = np.concatenate((self.done_WS, self.ledger.clock_WS[:, first:] // self.clocks), axis=1)
-        self.open_S = self.ledger.version_S.copy()
+        self.open_S = np.concatenate((self.open_S, self.ledger.version_S[first:]))  # old ones may be in flight
         self.rounds.extend({} for _ in range(count))
         self.late.extend([] for _ in range(count))
 
@@ -94,12 +94,13 @@ class Rounds:
         return [], bool(late_E.any())
 
     def due(self) -> list[Commit]:
-        """Commits that can start now."""
-        live_W = self.ledger.live_W
-        if not (self.changed and live_W.any()):
+        """Commits that can start now. With nobody live, what those who left had finished."""
+        if not self.changed:
             return []
         self.changed = False
-        delivered_S = (self.done_WS[live_W] > self.open_S).sum(axis=0)
+        live_W = self.ledger.live_W
+        done_WS = self.done_WS[live_W] if live_W.any() else self.done_WS
+        delivered_S = (done_WS > self.open_S).sum(axis=0)
         free_S = (self.open_S == self.ledger.version_S) & self.ledger.ready_S
         return [self._start(int(i)) for i in np.flatnonzero((delivered_S >= self.gather.quorum) & free_S)]
 

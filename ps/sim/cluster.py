@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from ps.client import run_client
 from ps.config import RunConfig
+from ps.errors import ConfigError, DeadlineError
 from ps.messages import Stop
-from ps.metrics import Metrics, Snapshot
+from ps.metrics import Snapshot
 from ps.report import status
 from ps.sim.loop import JOB, Simulator
+from ps.sim.scripts import Killed, Script
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.worker.client import Client
+from ps.worker.port import Port
 from ps.worker.reader import Reader
 
 R = TypeVar("R")
+CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 
 
 class Virtual:
@@ -27,40 +32,41 @@ class Virtual:
         assert config.seed is not None
         self.config = config
         self.simulator = Simulator(config, seed=config.seed)
-        self._clients: dict[int, Metrics] = {}
+        self.failures: list[BaseException] = []
+        self._workers: dict[int, Script] = {}
+        self._clients: dict[int, Client] = {}
+        self._threads: set[int] = set()  # of the workers: while one runs, the loop waits for it
         self._loop: threading.Thread | None = None
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._gate = threading.Lock()  # between asking and the loop's end
-        self._running = False
-        self._failure: BaseException | None = None
-        self._closed = False
+        self._running = self._closing = False
+        self._bug: BaseException | None = None
         self._readers = 0
 
     def start(self, train: Callable[[Client], Any]) -> None:
         for rank in range(self.config.workers):
-
-            def counted(client: Client, rank: int = rank) -> Any:
-                self._clients[rank] = client.metrics
-                return train(client)
-
-            self.simulator.run_worker(rank, counted)
+            self._workers[rank] = self.simulator.spawn(worker_peer(rank), self._worker(rank, train))
         self._running = True
         self._loop = threading.Thread(target=self._run, name="ps virtual time", daemon=True)
         self._loop.start()
 
     def join(self, timeout: float | None) -> bool:
-        if self._loop is None:
-            return True
+        assert self._loop is not None
         self._loop.join(timeout)
-        if self._failure is not None:
-            raise self._failure
-        return not self._loop.is_alive()
+        if self._bug is not None:
+            raise self._bug
+        return not self._loop.is_alive() and not self.running()
 
-    def outcome(self) -> list[tuple[Any, BaseException | None]]:
-        scripts = [self.simulator.scripts[worker_peer(rank)] for rank in range(self.config.workers)]
-        return [(script.result, script.error) for script in scripts]
+    def running(self) -> dict[int, int]:
+        alive = [rank for rank, script in self._workers.items() if not script.is_over]
+        return {rank: self._clients[rank].clock if rank in self._clients else 0 for rank in alive}
+
+    def results(self) -> list[Any]:
+        return [script.result for _, script in sorted(self._workers.items())]
 
     def read(self, task: Callable[[Reader], Any]) -> Any:
+        if threading.get_ident() in self._threads:
+            raise ConfigError("LocalCluster.pull: expected a call from outside train; in train use client.pull()")
         return self._ask(lambda: self._read(task))
 
     def kill(self, kind: str, number: int) -> None:
@@ -81,8 +87,9 @@ class Virtual:
     def metrics(self) -> list[tuple[str, Snapshot]]:
         def metrics() -> list[tuple[str, Snapshot]]:
             servers = sorted(self.simulator.servers.items())
+            clients = sorted(self._clients.items())
             found = [(server_peer(shard), server.metrics.snapshot()) for shard, server in servers]
-            return [*found, *((worker_peer(rank), m.snapshot()) for rank, m in sorted(self._clients.items()))]
+            return [*found, *((worker_peer(rank), client.metrics.snapshot()) for rank, client in clients)]
 
         return self._ask(metrics)
 
@@ -91,31 +98,43 @@ class Virtual:
         return self._ask(lambda: [part for _, server in sorted(servers.items()) for part in server.values.contents()])
 
     def close(self) -> None:
-        """Kills what still runs."""
-        if not self._closed:
-            self._ask(self._kill_all)
-            if self._loop is not None:
-                self._loop.join(10.0)
+        self._closing = True
+        if threading.get_ident() in self._threads:
+            return  # train closes its own cluster: the loop sees it when this worker waits or ends
+        if self._loop is not None:
+            self._loop.join(CLOSE_S)
+        if not self._running:
+            self._kill_all()  # what waits for ever
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[], R]) -> R:
-        """Does it in the loop's thread, or here when the loop does not run."""
+        """Does it in the loop's thread; here when the loop does not run, or waits for this very thread."""
+        if threading.get_ident() in self._threads:
+            return question()
         with self._gate:
-            if self._running:
-                answer: Future[R] = Future()
-                self._asked.append((question, answer))
-            else:
+            if not self._running:
                 return question()
+            answer: Future[R] = Future()
+            self._asked.append((question, answer))
+        wait([answer], self.config.timeout_s)
+        if not answer.done():
+            who = ", ".join(f"worker {rank} (at clock {clock})" for rank, clock in self.running().items())
+            raise DeadlineError(
+                f"after {self.config.timeout_s:g} s virtual time has not moved: one of {who} computes, or waits for "
+                f"another worker by other means than its client, which never ends here: only one of them runs at a time"
+            )
         return answer.result()
 
     def _run(self) -> None:
         try:
-            while not (self._closed or self.simulator.is_quiet):
+            while not (self._closing or self.simulator.is_quiet):
                 self._answer()
                 self.simulator.step()
+            if self._closing:
+                self._kill_all()
         except BaseException as error:  # shown to the owner by join
-            self._failure = error
+            self._bug = error
         with self._gate:
             self._running = False
         self._answer()
@@ -128,9 +147,32 @@ class Virtual:
             except BaseException as error:
                 answer.set_exception(error)
 
+    def _worker(self, rank: int, train: Callable[[Client], Any]) -> Callable[[Script], Any]:
+        def known(client: Client) -> Any:
+            self._clients[rank] = client
+            return train(client)
+
+        def body(port: Script) -> Any:
+            self._threads.add(threading.get_ident())
+            try:
+                return run_client(port, JOB, rank, known)
+            except Killed:
+                raise
+            except BaseException as error:
+                self.failures.append(error)
+                raise
+            finally:
+                self._threads.discard(threading.get_ident())  # the number may be given out again
+
+        return body
+
     def _read(self, task: Callable[[Reader], Any]) -> Any:
+        def body(port: Port) -> Any:
+            with Reader(port, JOB, self.config.timeout_s) as reader:
+                return task(reader)
+
         self._readers += 1
-        script = self.simulator.spawn(PeerId(f"reader:{self._readers}"), lambda port: _read(port, task))
+        script = self.simulator.spawn(PeerId(f"reader:{self._readers}"), body)
         while not script.is_over:  # virtual time goes on for everybody meanwhile
             self.simulator.step()
         if script.error is not None:
@@ -138,11 +180,5 @@ class Virtual:
         return script.result
 
     def _kill_all(self) -> None:
-        self._closed = True
         for script in self.simulator.scripts.values():
             script.kill()
-
-
-def _read(port: Any, task: Callable[[Reader], Any]) -> Any:
-    with Reader(port, JOB) as reader:
-        return task(reader)

@@ -28,12 +28,14 @@ class Links:
 
     def __init__(self, faults: LinkFaults, random: Random) -> None:
         self.faults, self.random = faults, random
+        self.random_of_readers = Random(0)  # of their own: looking at a run does not change it
         self.cuts: set[PeerId] = set()
         self._last: dict[tuple[PeerId, PeerId], float] = {}
 
     def arrivals(self, sender: PeerId, to: PeerId, now: float) -> list[float]:
         """Times at which copies of a message sent now arrive; none: it is lost."""
-        faults, random = self.faults, self.random
+        reads = sender.startswith("reader:") or to.startswith("reader:")
+        faults, random = self.faults, self.random_of_readers if reads else self.random
         control = CONTROLLER in (sender, to)
         if not control and (sender in self.cuts or to in self.cuts or random.random() < faults.drop):
             return []

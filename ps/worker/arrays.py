@@ -33,7 +33,8 @@ class Arrays:
     def gather(self, slice_id: int, grads: Mapping[str, Array], copy: bool) -> Buffer:
         """One slice's gradient in the master dtype, from the arrays of its parameters; no copy only where possible."""
         item = self.keyspace.slices[slice_id]
-        if not copy and len(item.pieces) == 1:
+        travels_as_is = self.cadence.carries == "gradient" and self.cadence.push_every == 1 and not self.error_feedback
+        if not copy and travels_as_is and len(item.pieces) == 1:
             piece = item.pieces[0]
             flat = grads[self.keyspace.parameters[piece.parameter].name]
             if flat.dtype.name == item.dtype and flat.flags.c_contiguous:

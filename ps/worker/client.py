@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
 
 log = logging.getLogger("ps")
+
+WEIGHT_MAX = 1e12  # and 1 / WEIGHT_MAX at least: float32 holds sums of weights, and their products with gradients
+REASON_BYTES_MAX = 8000
 
 
 class Client:
@@ -81,8 +85,9 @@ class Client:
         lowest live rank hold; a joiner gets the servers'. options: per name. Returns the same names, untouched.
         Raises: ConfigError naming the parameter; DeadlineError.
         """
+        self._open("register")
         arrays = {}
-        for name, array in values.items():
+        for name, array in _mapping("register", values).items():
             if not isinstance(name, str):
                 raise ConfigError(f"register: expected names as str, got {name!r}")
             arrays[name] = np.asarray(array)
@@ -93,7 +98,7 @@ class Client:
             raise ConfigError("register: expected at least one parameter, got none")
         for name in options or {}:
             if name not in arrays:
-                raise ConfigError(f"register: options name {name!r}, which is not among the values")
+                raise ConfigError(f"register: options: expected names among {', '.join(arrays)}, got {name!r}")
         self._worker.poll()
         self._worker.register(arrays, options or {}, self._timeout(timeout))
         return dict(values)
@@ -111,8 +116,7 @@ class Client:
         version. Raises: ConfigError, DeadlineError naming worker, server, slice and clock.
         """
         self._registered("pull")
-        known = self._worker.keyspace.index_of
-        wanted = list(known) if names is None else list(names)
+        wanted = self._worker.keyspace.names(names)
         self._worker.keyspace.slice_ids(wanted)
         outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
         self._worker.pull(wanted, outputs, self._timeout(timeout))
@@ -128,8 +132,12 @@ class Client:
         about by name and counted; its future says Refused. Raises: ConfigError naming parameter and shape.
         """
         self._registered("push")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"push: weight: expected a finite number > 0, got {weight!r}")
+        weight = _number("push: weight", weight)
+        if not 1 / WEIGHT_MAX <= weight <= WEIGHT_MAX:
+            raise ConfigError(
+                f"push: weight: expected a number of examples > 0 (at most {WEIGHT_MAX:g}), got {weight:g}; a clock "
+                f"without a push contributes nothing: only tick()"
+            )
         arrays = self._checked_grads(grads)
         bad = [name for name, array in arrays.items() if not _finite(array)]
         if bad:
@@ -137,7 +145,7 @@ class Client:
             log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, ", ".join(bad))
             return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {', '.join(bad)}"))
         clock = self.clock
-        push = self._worker.push(arrays, float(weight), copy, self._timeout(timeout))
+        push = self._worker.push(arrays, weight, copy, self._timeout(timeout))
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
 
     def tick(self) -> None:
@@ -164,7 +172,8 @@ class Client:
 
     def log(self, **values: float) -> None:
         """Metrics of this clock, for the live view, stop rules, sweeps. Non-finite values are left out."""
-        numbers = {name: float(value) for name, value in values.items()}
+        self._open("log")
+        numbers = {name: _number(f"log: {name}", value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
         incarnation = self._worker.incarnation
         self._post(Log(WorkerId(self.rank), incarnation, Clock(self.clock), tuple(kept), tuple(kept.values())))
@@ -174,6 +183,7 @@ class Client:
 
         Raises: DeadlineError.
         """
+        self._open("barrier")
         seconds = self._timeout(timeout)
         worker = self._worker
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.unsettled())
@@ -185,13 +195,19 @@ class Client:
 
     def stop(self, reason: str) -> None:
         """Ends the job for everybody; `should_stop` becomes true everywhere."""
-        self._post(Stop(f"worker {self.rank}: {reason}", False))
+        self._open("stop")
+        text = f"worker {self.rank}: {reason}".encode(errors="replace")[:REASON_BYTES_MAX]
+        self._post(Stop(text.decode(errors="ignore"), False))
 
     def set_lr(self, lr: float, at_clock: int | None = None) -> None:
         """From `at_clock` (default: this worker's clock) on the learning rate is `lr`, everywhere."""
-        if not (math.isfinite(lr) and lr >= 0):
-            raise ConfigError(f"set_lr: expected a finite number >= 0, got {lr!r}")
-        self._post(SetLr(float(lr), Clock(self.clock if at_clock is None else at_clock)))
+        self._open("set_lr")
+        rate, clock = _number("set_lr: lr", lr), self.clock if at_clock is None else at_clock
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ConfigError(f"set_lr: lr: expected a finite number >= 0, got {rate!r}")
+        if clock < 0:
+            raise ConfigError(f"set_lr: at_clock: expected a clock >= 0, got {clock!r}")
+        self._post(SetLr(rate, Clock(clock)))
 
     def register_state(self, name: str, get: Callable[[], Any], set: Callable[[Any], None]) -> None:
         """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker."""
@@ -240,6 +256,8 @@ class Client:
             return
         self._closed = True
         worker = self._worker
+        if worker.pid != os.getpid():
+            return  # it is the parent's
         try:
             if not error and worker.stopped is None:
                 seconds = self._timeout(timeout)
@@ -249,7 +267,8 @@ class Client:
         except StoppedError:
             pass
         finally:
-            self._post(Done(WorkerId(self.rank), worker.incarnation, error[-8000:]))
+            text = error.encode(errors="replace")[-REASON_BYTES_MAX:].decode(errors="ignore")
+            self._post(Done(WorkerId(self.rank), worker.incarnation, text))
             worker.port.close()
             self.on_close()
 
@@ -265,29 +284,38 @@ class Client:
         self._worker.post(CONTROLLER, body)
 
     def _timeout(self, timeout: float | None) -> float:
-        if timeout is not None and not timeout > 0:
-            raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}")
-        return self._worker.config.timeout_s if timeout is None else timeout
+        seconds = self._worker.config.timeout_s if timeout is None else _number("timeout", timeout)
+        if not seconds > 0:
+            raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}; None means the run's timeout_s")
+        return seconds
+
+    def _open(self, call: str) -> None:
+        if self._closed:
+            raise ConfigError(f"{call}: this client is closed; call it before close() or the end of its with block")
 
     def _registered(self, call: str) -> None:
-        if self._closed:
-            raise ConfigError(f"{call}: this client is closed")
+        self._open(call)
         if not self._worker.batches:
             raise ConfigError(f"{call}: no parameters yet; call client.register({{name: array}}) first")
 
     def _checked_grads(self, grads: Mapping[str, Array]) -> dict[str, Array]:
         keyspace = self._worker.keyspace
-        ids = keyspace.slice_ids(grads)
+        ids = keyspace.slice_ids(_mapping("push", grads))
         arrays = {}
         for name, grad in grads.items():
             array, parameter = np.asarray(grad), keyspace.parameters[keyspace.index_of[name]]
             if tuple(array.shape) != parameter.shape:
                 raise ConfigError(f"push of {name!r}: expected shape {parameter.shape}, got {tuple(array.shape)}")
             if not parameter.trainable:
-                raise ConfigError(f"push of {name!r}: it is frozen or an integer buffer: stored, not optimised")
+                what = "is frozen" if parameter.options.frozen else f"has dtype {parameter.dtype}"
+                raise ConfigError(
+                    f"push of {name!r}: expected a trainable parameter, got one that {what}, which is stored and "
+                    f"pulled only; leave it out"
+                )
             if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-                raise ConfigError(f"push of {name!r}: expected real numbers, got dtype {array.dtype}")
-            arrays[name] = np.ascontiguousarray(array).reshape(parameter.shape)
+                raise ConfigError(f"push of {name!r}: expected an array of real numbers, got dtype {array.dtype}")
+            with np.errstate(over="ignore"):  # what overflows is found as Inf
+                arrays[name] = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
         for slice_id in ids:
             members = [keyspace.parameters[piece.parameter].name for piece in keyspace.slices[slice_id].pieces]
             absent = [name for name in members if name not in arrays]
@@ -299,23 +327,38 @@ class Client:
         return arrays
 
     def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
-        for name, array in (out or {}).items():
+        for name, array in _mapping("pull: out", out or {}).items():
             if name not in wanted:
-                raise ConfigError(f"pull: out: {name!r} is not among the pulled names")
+                raise ConfigError(f"pull: out: expected names among the pulled ones, got {name!r}")
+            if not isinstance(array, np.ndarray):
+                raise ConfigError(f"pull: out[{name!r}]: expected a numpy array, got {type(array).__name__}")
             parameter = self._worker.keyspace.parameters[self._worker.keyspace.index_of[name]]
             if tuple(array.shape) != parameter.shape or array.dtype.name != parameter.dtype:
                 got = f"{tuple(array.shape)} {array.dtype.name}"
                 raise ConfigError(f"pull: out[{name!r}]: expected shape {parameter.shape} {parameter.dtype}, got {got}")
             if not (array.flags.c_contiguous and array.flags.writeable):
-                raise ConfigError(f"pull: out[{name!r}]: expected a writeable C-contiguous array")
+                got = "a read-only one" if array.flags.c_contiguous else f"strides {array.strides}"
+                raise ConfigError(f"pull: out[{name!r}]: expected a writeable C-contiguous array, got {got}")
         return out
 
 
 def _finite(array: Array) -> bool:
-    if array.dtype.kind in "iu":
-        return True
-    flat = array.reshape(-1)
-    return kernels.all_finite(flat if array.dtype.itemsize >= 4 else flat.astype(np.float32))
+    return kernels.all_finite(array.reshape(-1))
+
+
+def _mapping(call: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{call}: expected a dict name -> array, got {type(value).__name__}")
+    return value
+
+
+def _number(what: str, value: Any) -> float:
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{what}: expected a number, got {value!r}") from None
 
 
 __all__ = ["Accumulated", "Applied", "Client", "Code", "PushFuture", "Refused"]

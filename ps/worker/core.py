@@ -113,6 +113,7 @@ class Session:
         self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
         self.resend_s, self.inflight_clocks = resend_s, inflight_clocks
         self.clock = Clock(0)
+        self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.lr, self.rate = 0.0, 1.0
         self.shard_S: Int64 = np.empty(0, np.int64)
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
@@ -132,7 +133,7 @@ class Session:
         self._ticks: dict[tuple[int, int], Tick] = {}  # (shard, clock)
         self._inits: dict[int, set[int]] = {}  # shard -> slices whose values are not confirmed
         self._left: set[int] = set()
-        self._next_id = 1
+        self._next_id = (incarnation << 32) + 1  # a late answer to an earlier incarnation meets no id of this one
 
     # ---- joining and slices -----------------------------------------------------------------------------------------
 
@@ -205,6 +206,7 @@ class Session:
         clock, self.clock = self.clock, Clock(self.clock + 1)
         if self.clock % cadence.push_every and self.clock % cadence.pull_every:
             return []
+        self.told = self.clock
         actions: list[Action] = []
         for shard in range(self.shards):
             ids = np.flatnonzero(self.shard_S == shard)
@@ -217,8 +219,8 @@ class Session:
         """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
         cadence = self.model.cadence
         if cadence.pull_every > 1:
-            fetch = self.clock % cadence.pull_every == 0 or not self.cached_S[slice_ids].all()
-            return slice_ids if fetch else slice_ids[:0]
+            on_cadence = self.clock % cadence.pull_every == 0
+            return slice_ids if on_cadence else slice_ids[~self.cached_S[slice_ids]]
         if not cadence.lazy:
             return slice_ids
         clock_E = np.full(len(slice_ids), self.clock)
@@ -235,7 +237,7 @@ class Session:
         for shard in np.unique(shard_E):
             ids = slice_ids[shard_E == shard]
             missing[int(shard)] = (ids, self.seq_S[ids])
-        entry = PullEntry(self._take_id(), self.clock, missing)
+        entry = PullEntry(self._take_id(), self.told, missing)
         self.pulls[entry.id] = entry
         return entry, [self._again(("pull", shard, entry.id), now) for shard in missing]
 
@@ -417,7 +419,9 @@ class Session:
         if not self.is_joined:
             return []
         if not any(w.joined for w in self.welcomed.values()):
-            self.clock = Clock(min(int(w.clock_E.min(initial=w.clock)) for w in self.welcomed.values()))
+            holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
+            self.clock = Clock(min(int(w.clock_E.min(initial=w.clock)) for w in holders or self.welcomed.values()))
+            self.told = self.clock
             return []
         latest = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
         every = self.model.cadence.push_every

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ class Reader:
         self._stopped: Stop | None = None
         self._wanted: dict[int, tuple[Array, Mapping[str, Array]]] = {}  # read id -> (slice ids, arrays to fill)
         self._next_id = 1
+        self._begin(timeout_s)
         self._post(CONTROLLER, Enroll(WorkerId(-1), True))
-        self._wait(lambda: self._enrolled is not None or self._stopped is not None, timeout_s, "the controller")
-        if self._enrolled is None:
-            raise StoppedError(f"the job has stopped: {self._stopped.reason if self._stopped else ''}")
+        self._wait(lambda: self._enrolled is not None, "the controller has not answered Enroll")
+        assert self._enrolled is not None
         self.config = RunConfig.model_validate_json(self._enrolled.config)
         self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
 
@@ -43,13 +43,17 @@ class Reader:
         self._take_in()
         return list(self._keyspace.index_of)
 
-    def pull(self, names: Iterable[str] | None = None, *, timeout: float = 60.0) -> dict[str, Array]:
+    def pull(self, names: Iterable[str] | None = None, *, timeout: float | None = None) -> dict[str, Array]:
         """The current values of these parameters (all without names), in their registered dtype.
 
-        Raises: ConfigError for an unknown name; DeadlineError naming the server that does not answer.
+        Waits until workers have registered parameters and given them initial values. timeout: seconds, by default the
+        run's timeout_s. Raises: ConfigError for an unknown name; DeadlineError naming the server that does not answer;
+        StoppedError when the job ended before anything was registered, or when its failure took the values along.
         """
+        self._begin(self.config.timeout_s if timeout is None else timeout)
         self._take_in()
-        wanted = list(self._keyspace.index_of) if names is None else list(names)
+        self._wait(lambda: bool(self._shard_S), "no worker has registered parameters", unless_stopped=True)
+        wanted = self._keyspace.names(names)
         ids = np.array(self._keyspace.slice_ids(wanted), np.int64)
         outputs = self._arrays.outputs(wanted, None)
         shard_E = np.array(self._shard_S, np.int64)[ids]
@@ -58,18 +62,16 @@ class Reader:
             mine[self._next_id] = int(shard)
             self._wanted[self._next_id] = (ids[shard_E == shard], outputs)
             self._next_id += 1
-        deadline = self._port.now() + timeout
-        while waiting := [i for i in mine if i in self._wanted]:
-            if self._port.now() >= deadline:
+        try:
+            while waiting := [i for i in mine if i in self._wanted]:
                 silent = ", ".join(f"server {mine[i]}" for i in waiting)
                 for i in waiting:
-                    del self._wanted[i]
-                raise DeadlineError(f"read: after {timeout:g} s no answer from {silent}")
-            for i in waiting:
-                self._post(server_peer(mine[i]), Read(i, self._wanted[i][0]))
-            again = min(deadline, self._port.now() + self.config.resend_s)
-            while any(i in self._wanted for i in mine) and self._port.now() < again:
-                self._receive(self._port.recv(again))
+                    self._ask(mine[i], Read(i, self._wanted[i][0]))
+                again = self._port.now() + self.config.resend_s
+                self._wait(lambda: not any(i in self._wanted for i in mine), f"no answer from {silent}", again)
+        finally:
+            for i in mine:
+                self._wanted.pop(i, None)
         return outputs
 
     def close(self) -> None:
@@ -82,12 +84,20 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wait(self, done: Any, timeout_s: float, who: str) -> None:
-        deadline = self._port.now() + timeout_s
-        while not done():
-            if self._port.now() >= deadline:
-                raise DeadlineError(f"reader: after {timeout_s:g} s no answer from {who}")
-            self._receive(self._port.recv(deadline))
+    def _begin(self, timeout_s: float) -> None:
+        self._timeout_s, self._deadline = timeout_s, self._port.now() + timeout_s
+
+    def _wait(
+        self, done: Callable[[], bool], missing: str, again: float = float("inf"), unless_stopped: bool = False
+    ) -> None:
+        """Takes in messages until `done()`, or the time `again` has come."""
+        while not done() and self._port.now() < again:
+            if unless_stopped and self._stopped is not None:
+                raise StoppedError(f"read: {missing}, and the job has stopped: {self._stopped.reason}")
+            if self._port.now() >= self._deadline:
+                why = "" if self._stopped is None else f"; the job has stopped: {self._stopped.reason}"
+                raise DeadlineError(f"read: after {self._timeout_s:g} s {missing}{why}")
+            self._receive(self._port.recv(min(self._deadline, again)))
 
     def _take_in(self) -> None:
         while (item := self._port.recv(0.0)) is not None:
@@ -113,11 +123,19 @@ class Reader:
                 pass
         item[1].release()
 
-    def _post(self, to: PeerId, body: Any) -> None:
+    def _ask(self, shard: int, read: Read) -> None:
+        """Asks again later while it is silent; gives up when it is gone and the job with it."""
+        if not self._post(server_peer(shard), read) and self._stopped is not None and self._stopped.failed:
+            raise StoppedError(f"read: server {shard} is gone; the job has stopped: {self._stopped.reason}")
+
+    def _post(self, to: PeerId, body: Any) -> bool:
+        """False when there is no such peer (any more)."""
         message = Message(wire.encode(body, self._job))
         try:
             self._port.send_nowait(to, message)
-        except (Unreachable, OutboxFull):
+        except OutboxFull:
             message.release()  # asked again; the deadline names the peer
-
-
+        except Unreachable:
+            message.release()
+            return False
+        return True

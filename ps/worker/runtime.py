@@ -19,6 +19,7 @@ from ps.messages import (
     Enroll,
     Enrolled,
     EpochEnd,
+    Progress,
     Register,
     Registered,
     Rejected,
@@ -35,6 +36,7 @@ from ps.worker.core import Action, Deliver, Send, Session, Settled
 from ps.worker.port import Port
 
 Verdict = tuple[Code, int]
+LEASE_BEATS = 4  # signs of life per lease, while waiting
 
 
 class Worker:
@@ -59,17 +61,21 @@ class Worker:
         self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
         self._outbox: list[tuple[PeerId, Message]] = []
         self._hand: Message | None = None
+        self._beat_at = float("inf")
         self._enroll(rank, timeout_s)
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 
     def _enroll(self, rank: int, timeout_s: float) -> None:
         self.post(CONTROLLER, Enroll(WorkerId(rank), False))
-        self.wait(lambda: self.enrolled is not None, timeout_s, lambda: "the controller has not answered Enroll")
-        assert self.enrolled is not None
+        silent = "the controller has not answered Enroll"
+        self.wait(lambda: bool(self.enrolled or self.stopped), timeout_s, lambda: silent)
+        if self.enrolled is None:
+            raise StoppedError(f"the job has stopped: {self.stopped.reason if self.stopped else ''}")
         self.rank, self.size = int(self.enrolled.rank), self.enrolled.size
         self.incarnation = self.enrolled.incarnation
         self.config = RunConfig.model_validate_json(self.enrolled.config)
+        self._beat_at = self.port.now() + self.config.lease_s / LEASE_BEATS
         model, rule = self.config.model(), self.config.rule()
         cadence = model.cadence
         overlays = cadence.lazy and type(rule) is Sgd and rule.weight_decay == 0 and not self.config.error_feedback
@@ -187,27 +193,39 @@ class Worker:
             if now >= deadline:
                 raise DeadlineError(f"after {timeout_s:g} s: {missing()}")
             self._flush()
-            until = min(deadline, self.session.next_timer() if self.has_session else deadline)
+            self._beat(now)
+            until = min(deadline, self._beat_at, self.session.next_timer() if self.has_session else deadline)
             item = self.port.recv(min(until, now + 0.01) if self._outbox else until)
             if item is not None:
                 self._receive(*item)
             if self.has_session:
                 self.perform(self.session.on_timer(self.port.now()))
 
+    def _beat(self, now: float) -> None:
+        """Who waits for others is not lost: its lease runs on."""
+        if now >= self._beat_at:
+            self._beat_at = now + self.config.lease_s / LEASE_BEATS
+            self.post(CONTROLLER, Progress(WorkerId(self.rank), self.incarnation, self.session.clock))
+
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""
+        self.check_process()
         self._flush()
         while (item := self.port.recv(0.0)) is not None:
             self._receive(*item)
         self.perform(self.session.on_timer(self.port.now()))
         self._check()
 
-    def _check(self) -> None:
+    def check_process(self) -> None:
+        """First of all: another process may not even take a lock, its holder can be a thread that it does not have."""
         if self.pid != os.getpid():
             raise ConfigError(
                 "this client was made before a fork: its connections belong to the parent process; "
                 "call ps.connect() in the child, or start children with 'spawn'"
             )
+
+    def _check(self) -> None:
+        self.check_process()
         if self.has_session and self.session.fenced:
             raise PeerError(self.session.fenced)
         if self.rejected is not None:
@@ -330,6 +348,7 @@ class Worker:
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""
+        self.check_process()
         self._hand_over(to, Message(wire.encode(body, self.job)))
 
     def _hand_over(self, to: PeerId, message: Message) -> None:

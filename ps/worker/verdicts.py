@@ -69,7 +69,7 @@ class PushFuture:
         return known
 
     def result(self, timeout: float | None = None) -> dict[str, Verdict]:
-        """The final verdict of every slice: Applied, Refused, or Accumulated under the key "".
+        """The final verdict of every slice: Applied or Refused; of a push that did not travel, one under the key "".
 
         Raises: ConfigError when it cannot come before `tick` (gathering models commit finished clocks); DeadlineError.
         """
@@ -80,6 +80,8 @@ class PushFuture:
                 f"result: under this consistency model the push of clock {self._clock} is committed when the clock is "
                 f"finished; call tick() first"
             )
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}; `verdicts()` looks without waiting")
         seconds = self._worker.config.timeout_s if timeout is None else timeout
         self._worker.wait(lambda: self.is_done, seconds, lambda: "push: " + self._worker.unsettled())
         return self.verdicts()

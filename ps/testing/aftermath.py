@@ -1,0 +1,123 @@
+"""What must hold once every script of a simulated cluster is over and every message has arrived."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ps.messages import Code
+from ps.server.runtime import Server
+from ps.sim.loop import Simulator
+from ps.sim.scripts import Script
+from ps.testing.lives import Life
+from ps.testing.witness import PushSeen, Witness
+
+
+def check_aftermath(witness: Witness, sim: Simulator, scripts: Sequence[Script], lives: Mapping[Script, Life]) -> None:
+    """Notes with the witness what does not hold."""
+    for script in scripts:
+        _check_script(witness, sim, script, script in lives)
+    clean = {life for script, life in lives.items() if script.error is None and not script.is_killed}
+    _check_numbers(witness)
+    for life in lives.values():
+        _check_pushes(witness, life, life in clean)
+    for server in sim.servers.values():
+        _check_server(witness, server)
+    for message in vars(sim).get("lent", []):
+        witness.expect(message.on_release is None, "leaks", "a message that nobody holds any more kept its buffers")
+    if witness.gather is not None and not witness.by_version:
+        _check_rounds(witness, clean, all_clean=len(clean) == len(lives))
+
+
+def _check_script(witness: Witness, sim: Simulator, script: Script, enrolled: bool) -> None:
+    stopped = sim.controller.core.stopped
+    if script.is_killed or (not enrolled and stopped is not None and not stopped.failed):
+        return  # dead, or it came when the job was over
+    error = script.error
+    witness.expect(script.is_over, "liveness", f"{script.address} waits for ever")
+    witness.expect(error is None, "liveness", f"{script.address}: {type(error).__name__}: {error}")
+
+
+def _check_numbers(witness: Witness) -> None:
+    for (worker, slice_id), settled in witness.settled.items():
+        where = f"worker {worker}, {witness.name(slice_id)}: expected push numbers without gaps"
+        witness.expect(sorted(settled) == list(range(1, len(settled) + 1)), "exactly once", where, sorted(settled))
+
+
+def _check_pushes(witness: Witness, life: Life, clean: bool) -> None:
+    """Closed clocks have lost nothing; who left cleanly was told so, as far as it could be told."""
+    for push in life.pushes:
+        if witness.pushes[push.worker, push.slice].get(push.seq) is not push:
+            continue  # forgotten with its incarnation: its number was given out again
+        log = witness.settled.get((push.worker, push.slice), {}).get(push.seq)
+        where = f"{push} on {witness.name(push.slice)}:"
+        if clean or push.clock < life.ticked.get(int(life.session.shard_S[push.slice]), 0):
+            witness.expect(log is not None, "exactly once", where, "its clock is closed, it has no verdict")
+        told = push.verdict
+        if clean:
+            last = told is not None and (told[0] != Code.GATHERED or witness.gather is not None)
+            witness.expect(last, "verdicts", where, f"its worker left without a verdict, told {told}, log {log}")
+        if told is not None and told[0] != Code.GATHERED:
+            witness.expect(told == log, "verdicts", where, f"told {told}, log {log}")
+    if clean:
+        _check_worker(witness, life)
+
+
+def _check_worker(witness: Witness, life: Life) -> None:
+    """The worker's own store: one frame per open push, one holder each, and every refused gradient in the residual."""
+    opened = {(entry.id, slice_id) for entry in life.session.pushes.values() for slice_id in entry.open}
+    kept = life.arrays.frames
+    witness.expect(set(kept) == opened, "leaks", f"worker {life.rank} keeps frames {sorted(kept)} for {sorted(opened)}")
+    holders = [buffer.holders for buffer in kept.values()]
+    witness.expect(set(holders) <= {1}, "leaks", f"worker {life.rank}: holders of its frames: {holders}")
+    if witness.refunds:
+        for slice_id in range(len(life.session.shard_S)):
+            want, got = life.residual.get(slice_id), life.arrays.residual.get(slice_id)
+            same = (want is None) == (got is None) and (want is None or got is None or want.tobytes() == got.tobytes())
+            witness.expect(same, "frames", f"worker {life.rank}: residual of slice {slice_id}: expected {want}, got {got}")
+
+
+def _check_server(witness: Witness, server: Server) -> None:
+    shard, ledger, follower = server.shard.shard, server.shard.ledger, server.follower
+    assert follower is not None
+    same = server.values.contents() == follower.values.contents()
+    witness.expect(same, "follower", f"shard {shard}: other values than its follower")
+    witness.expect(ledger.state() == follower.ledger.state(), "follower", f"shard {shard}: other numbers")
+    seen = witness.shards[shard]
+    for index, slice_id in enumerate(seen.ids):
+        version, where = int(ledger.version_S[index]), f"{witness.name(slice_id)}:"
+        witness.expect(version == seen.version[slice_id], "versions", where, version, "in the ledger, not in the log")
+        value, want = server.values.current[index].array, witness.history.get(slice_id, {}).get(version)
+        same = want is not None and want.tobytes() == value.tobytes()
+        witness.expect(same, "values", where, f"ends with {value.tolist()}, the replay with {want}")
+        for worker in range(len(ledger.live_W)):
+            _check_ledger(witness, server, worker, index, slice_id)
+    witness.expect(not server._frames, "leaks", f"shard {shard} keeps frames {sorted(server._frames)}")
+    left = (server._payloads, server._unsent)
+    witness.expect(not any(left), "leaks", f"shard {shard} keeps payloads or messages: {left}")
+    values = server.values
+    known = Counter(map(id, [*values.current, *values.base.values(), *(b for kept in values.kept for b in kept.values())]))
+    for index, buffer in enumerate(values.current):
+        held = buffer.holders - known[id(buffer)]
+        witness.expect(held == 0, "leaks", f"{witness.name(seen.ids[index])} has {held} holders too many")
+
+
+def _check_ledger(witness: Witness, server: Server, worker: int, index: int, slice_id: int) -> None:
+    """The verdicts that the shard would give again."""
+    ledger = server.shard.ledger
+    for seq, verdict in witness.settled.get((worker, slice_id), {}).items():
+        stored = ledger.verdict(worker, index, seq)
+        witness.expect(stored == verdict, "verdicts", f"worker {worker}, push {seq}: stored {stored}, log {verdict}")
+
+
+def _check_rounds(witness: Witness, clean: set[Life], all_clean: bool) -> None:
+    """Versions are rounds: as many as the workers have finished."""
+    assert witness.gather is not None
+    rounds = max((life.client.clock // witness.gather.clocks for life in clean), default=0)
+    for slice_id, seen in witness.shard_of.items():
+        version = seen.version[slice_id]
+        right = version == rounds if all_clean else version >= rounds
+        witness.expect(right, "versions", f"{witness.name(slice_id)}: version {version} after {rounds} rounds")
+
+
+__all__ = ["PushSeen", "check_aftermath"]

@@ -1,0 +1,412 @@
+"""Random fault schedules for authors of consistency models: `check_schedule(draw_schedule(seed, spec), spec)`.
+
+A schedule is plain data, drawn from a seed: who takes part, and a list of faults. It runs in virtual time on the
+simulator, under the eyes of a `Witness`. A schedule that breaks a promise is shortened, fault by fault, while it still
+breaks the same one; the error carries the seed and the short schedule, ready to be pasted into a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from ps.config import RunConfig
+from ps.consistency import consistency
+from ps.keyspace import Options
+from ps.sim.links import LinkFaults
+from ps.sim.loop import Simulator
+from ps.sim.scripts import Script
+from ps.testing.aftermath import check_aftermath
+from ps.testing.lives import Life
+from ps.testing.witness import Batch, Broken, Witness
+from ps.transport.base import Message
+from ps.types import Array, PeerId, server_peer, worker_peer
+from ps.worker.client import Client
+
+TIMEOUT_S = 200.0  # virtual; nothing in a schedule takes a tenth of it
+LEASE_S = 2.0  # virtual
+EVENTS_MAX = 100_000  # a run has some hundreds
+SHORTENINGS_MAX = 300  # runs that `shorten` may spend
+
+
+# ---- faults -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """Data links drop this share of all messages."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repeating:
+    """Data links deliver this share of all messages twice."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reordering:
+    """Data links let this share of all messages be overtaken."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlowApply:
+    """An apply takes up to so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlowWorker:
+    """The worker computes about so many seconds in each clock."""
+
+    rank: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The worker dies, and comes back after `back_s` seconds (None: never). notice: the controller sees it die."""
+
+    rank: int
+    at: float
+    back_s: float | None
+    notice: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The worker starts so late; a rank beyond the expected ones joins a run that is under way."""
+
+    rank: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """The worker leaves for good after so many clocks."""
+
+    rank: int
+    clocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """No data message from or to the peer arrives for a while."""
+
+    peer: PeerId
+    at: float
+    seconds: float
+
+
+Fault: TypeAlias = Lossy | Repeating | Reordering | SlowApply | SlowWorker | Crash | Late | Leaves | Cut
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run as plain data; `seed` gives the links' dice and what the scripts do in each clock."""
+
+    seed: int
+    workers: int = 2
+    servers: int = 1
+    clocks: int = 3  # of every worker
+    faults: tuple[Fault, ...] = ()
+    on_worker_loss: Literal["wait", "drop"] = "drop"
+    optimizer: str = "add"
+    error_feedback: bool = False
+    lease_s: float = float("inf")
+    grow_at: int | None = None  # clock at which one more parameter is registered
+
+    def one(self, kind: type[Any], default: Any) -> Any:
+        """The only fault of this kind."""
+        return next((fault for fault in self.faults if isinstance(fault, kind)), default)
+
+    def of_rank(self, kind: type[Any], rank: int) -> Any:
+        """The first fault of this kind that strikes this worker, or None."""
+        return next((fault for fault in self.faults if isinstance(fault, kind) and fault.rank == rank), None)
+
+
+def draw_schedule(
+    seed: int,
+    model: str,
+    *,
+    on_worker_loss: Literal["wait", "drop"] | None = None,
+    error_feedback: bool = False,
+) -> Schedule:
+    """The schedule of this seed. Under `drop` one worker neither crashes nor leaves early, so that the job goes on."""
+    rng = Random(f"{seed} {model}")
+    workers, clocks = rng.randint(1, 4), rng.randint(2, 6)
+    loss = on_worker_loss or rng.choice(["wait", "drop"])
+    lease_s = LEASE_S if loss == "drop" and rng.random() < 0.3 else float("inf")
+    anchor = rng.randrange(workers)
+    horizon_s = 0.08 * clocks
+    faults: list[Fault] = [kind(rng.choice([0.02, 0.1, 0.3])) for kind in (Lossy, Repeating, Reordering) if rng.random() < 0.6]
+    if rng.random() < 0.6:
+        faults.append(SlowApply(rng.choice([0.001, 0.005, 0.03])))
+    joiners = range(workers, workers + (rng.randint(1, 2) if rng.random() < 0.25 else 0))
+    for rank in range(joiners.stop):
+        if rng.random() < 0.4:
+            faults.append(SlowWorker(rank, round(rng.uniform(0, 0.05), 4)))
+        if rank in joiners or (rank != anchor and rng.random() < 0.15):
+            faults.append(Late(rank, round(rng.uniform(0, horizon_s), 4)))
+        if rank != anchor and rng.random() < 0.2:
+            faults.append(Leaves(rank, rng.randint(1, clocks)))
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        rank, at = rng.randrange(joiners.stop), round(rng.uniform(0, horizon_s), 4)
+        if loss == "wait" or rank != anchor:
+            faults.append(_crash(rng, rank, at, loss == "wait", lease_s))
+    if rng.random() < 0.2:
+        peers = [server_peer(0), worker_peer(rng.randrange(workers))]
+        faults.append(Cut(rng.choice(peers), round(rng.uniform(0, horizon_s), 4), round(rng.uniform(0.01, 0.5), 4)))
+    return Schedule(
+        seed,
+        workers,
+        rng.randint(1, 3),
+        clocks,
+        tuple(faults),
+        loss,
+        rng.choice(["add", "add", "sgd:lr=0.5"]),
+        error_feedback,
+        lease_s,
+        rng.randrange(clocks) if rng.random() < 0.25 else None,
+    )
+
+
+def _crash(rng: Random, rank: int, at: float, waits: bool, lease_s: float) -> Crash:
+    """A silent one comes back, or its lease tells that it is gone."""
+    notice = rng.random() < 0.6
+    gone = not waits and rng.random() < 0.5 and (notice or lease_s < float("inf"))
+    return Crash(rank, at, None if gone else round(rng.choice([0.0, 0.02, 0.1, 0.4, 3.0]) * rng.random(), 4), notice)
+
+
+# ---- running ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a schedule did, and what it broke."""
+
+    schedule: Schedule
+    model: str
+    broken: tuple[Broken, ...]
+    counts: dict[str, int]  # pushes, commits with a step, late verdicts, reads; each of one slice
+    seconds: float  # virtual
+
+    @property
+    def check(self) -> str | None:
+        """The check that failed first."""
+        return self.broken[0].check if self.broken else None
+
+
+class WatchedSimulator(Simulator):
+    """Remembers the messages whose buffers somebody waits to get back."""
+
+    lent: list[Message]
+
+    def send(self, sender: PeerId, to: PeerId, message: Message) -> None:
+        if message.on_release is not None:
+            self.__dict__.setdefault("lent", []).append(message)
+        super().send(sender, to, message)
+
+
+def parameters(grow: bool) -> list[Batch]:
+    """What the scripts register: two dtypes, an integer buffer, and options that keep each in a slice of its own."""
+    first: Batch = {
+        "a": (np.arange(3, dtype=np.float32), Options()),
+        "b": (np.ones((2, 2), np.float64), Options(lr_scale=2.0)),
+        "c": (np.zeros(1, np.float32), Options(lr_scale=0.5)),
+        "n": (np.array([7, 8]), Options()),
+    }
+    return [first, {"d": (np.full(2, 5, np.float32), Options())}] if grow else [first]
+
+
+class Run:
+    """One schedule on one simulator: starts, kills and restarts scripts when their time comes."""
+
+    def __init__(self, schedule: Schedule, model: str) -> None:
+        self.schedule, self.model = schedule, model
+        options = dict(servers=schedule.servers, workers=schedule.workers, consistency=model, optimizer=schedule.optimizer)
+        options |= dict(on_worker_loss=schedule.on_worker_loss, error_feedback=schedule.error_feedback)
+        options |= dict(lease_s=schedule.lease_s, resend_s=0.05, timeout_s=TIMEOUT_S, restart_s=TIMEOUT_S, seed=schedule.seed)
+        config = RunConfig.check(options)
+        self.batches = parameters(schedule.grow_at is not None)
+        self.witness = Witness(config, self.batches)
+        shares = {name: schedule.one(kind, kind(0.0)).share for name, kind in LINKS.items()}
+        apply_s = schedule.one(SlowApply, SlowApply(0.0)).seconds
+        links, see = LinkFaults(**shares), self.witness.on_record
+        self.sim = WatchedSimulator(config, links, seed=schedule.seed, apply_s=apply_s, followers=True, watch=see)
+        self.lives: dict[Script, Life] = {}
+        self.scripts: list[Script] = []
+        self.dead: set[int] = set()  # ranks that wait for their restart
+        self.pending = 0  # starts that are still to come
+        self.plain = consistency(model).cadence.push_every == 1
+
+    def run(self) -> None:
+        """To the end, and beyond it until all messages have arrived."""
+        for rank in range(self.schedule.workers):
+            if self.schedule.of_rank(Late, rank) is None:
+                self.start(rank)
+        for fault in self.schedule.faults:
+            self._plan(fault)
+        try:
+            self.sim.run(lambda: not self.pending and self.sim.is_quiet, EVENTS_MAX)
+        except AssertionError as error:
+            self.witness.expect(False, "liveness", error)
+        except Exception as error:  # a core that raises has lost its server
+            self.witness.expect(False, "liveness", f"a server or the controller raised {error!r}")
+        else:
+            check_aftermath(self.witness, self.sim, self.scripts, self.lives)
+        finally:
+            for script in self.scripts:
+                if not script.is_over and script._thread.is_alive():
+                    script.is_killed = True
+                    script.resume()
+
+    def start(self, rank: int) -> None:
+        """Starts the worker of this rank."""
+        self.scripts.append(self.sim.run_worker(rank, lambda client: self._train(client)))
+
+    def _plan(self, fault: Fault) -> None:
+        sim = self.sim
+        match fault:
+            case Crash(rank, at):
+                self.pending += fault.back_s is not None
+                sim.at(at, lambda: self._crash(fault))
+            case Late(rank, at):
+                self.pending += 1
+                sim.at(at, lambda: self._start_pending(rank))
+            case Cut(peer, at, seconds):
+                sim.at(at, lambda: sim.links.cut(peer))
+                sim.at(at + seconds, lambda: sim.links.mend(peer))
+
+    def _start_pending(self, rank: int) -> None:
+        self.pending -= 1
+        self.dead.discard(rank)
+        self.start(rank)
+
+    def _crash(self, crash: Crash) -> None:
+        script = self.sim.scripts.get(worker_peer(crash.rank))
+        back = crash.back_s is not None
+        if script is None or script.is_over or script.is_killed or crash.rank in self.dead:
+            self.pending -= back
+            return
+        self.sim.kill_worker(crash.rank, crash.notice)
+        if crash.back_s is not None:
+            self.dead.add(crash.rank)
+            self.sim.at(self.sim.now + crash.back_s, lambda: self._start_pending(crash.rank))
+
+    # ---- the script -------------------------------------------------------------------------------------------------
+
+    def _train(self, client: Client) -> None:
+        """Pulls, computes, pushes and ticks, now and then leaving something out."""
+        schedule, rank = self.schedule, client.rank
+        life = Life(self.witness, client)
+        self.lives[self.sim.scripts[worker_peer(rank)]] = life
+        slow, leaves = schedule.of_rank(SlowWorker, rank), schedule.of_rank(Leaves, rank)
+        clocks = schedule.clocks if leaves is None else min(schedule.clocks, leaves.clocks)
+        batches, names, futures = list(self.batches), list[str](), []
+        while batches or client.clock < clocks:
+            fresh = not names
+            dice = Random(f"{schedule.seed} {rank} {client.clock}")
+            while batches and (not names or client.clock >= min(schedule.grow_at or 0, clocks)):
+                batch, fresh = batches.pop(0), True
+                client.register({n: v for n, (v, _) in batch.items()}, {n: o for n, (_, o) in batch.items()})
+                names += batch
+            if client.clock >= clocks:
+                continue
+            if fresh or dice.random() < 0.85:
+                life.pull(names if fresh else self._some(dice, names))
+            if slow is not None:
+                client.spend(slow.seconds * (0.5 + dice.random()))
+            for _ in range(dice.choice([0, 1, 1, 1, 2]) if self.plain else 1):
+                some = self._some(dice, [name for name in names if name != "n"])
+                futures.append(life.push(self._grads(dice, some), 2.0 ** (rank % 3)))
+            life.tick()
+        if Random(f"{schedule.seed} {rank}").random() < 0.5:
+            for future in futures:
+                future.result()
+            life.pull(names)
+
+    def _some(self, dice: Random, names: list[str]) -> list[str]:
+        """All names or part of them; where pushes are accumulated always all."""
+        if not self.plain or dice.random() < 0.7:
+            return names
+        return sorted(dice.sample(names, dice.randint(1, len(names))))
+
+    def _grads(self, dice: Random, names: list[str]) -> dict[str, Array]:
+        """Small integers above 0: every push shows in the sum."""
+        arrays = {name: values for batch in self.batches for name, (values, _) in batch.items()}
+        grads = {}
+        for name in names:
+            like = arrays[name]
+            grads[name] = np.array([dice.randint(1, 99) for _ in range(like.size)], like.dtype).reshape(like.shape)
+        return grads
+
+
+LINKS: dict[str, type[Any]] = {"drop": Lossy, "repeat": Repeating, "reorder": Reordering}
+
+
+def run_schedule(schedule: Schedule, model: str) -> Report:
+    """Runs one schedule under the model that `model` spells."""
+    run = Run(schedule, model)
+    run.run()
+    witness = run.witness
+    return Report(schedule, model, tuple(witness.broken), dict(witness.counts), run.sim.now)
+
+
+def check_schedule(schedule: Schedule, model: str) -> Report:
+    """Raises AssertionError, with the seed, what broke and a shortened schedule, when a promise is broken."""
+    report = run_schedule(schedule, model)
+    if not report.broken:
+        return report
+    short = run_schedule(shorten(schedule, lambda one: run_schedule(one, model).check == report.check), model)
+    lines = [f"{model}: seed {schedule.seed}: {report.check}: {report.broken[0].text}", f"in full: {schedule}"]
+    lines += [f"shortened: {short.schedule}", *(f"  {check}: {text}" for check, text in short.broken[:6])]
+    raise AssertionError("\n".join(lines))
+
+
+def check_schedules(model: str, seeds: Iterable[int], **drawn: Any) -> None:
+    """`check_schedule` of each seed. drawn: keywords of `draw_schedule`."""
+    for seed in seeds:
+        check_schedule(draw_schedule(seed, model, **drawn), model)
+
+
+# ---- shortening ---------------------------------------------------------------------------------------------------
+
+
+def shorten(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
+    """A schedule with as few faults, clocks, servers and workers as this walk finds, for which `fails` still holds."""
+    left = SHORTENINGS_MAX
+    found = True
+    while found:
+        found = False
+        for smaller in _smaller(schedule):
+            left -= 1
+            if left < 0:
+                return schedule
+            if fails(smaller):
+                schedule, found = smaller, True
+                break
+    return schedule
+
+
+def _smaller(schedule: Schedule) -> Iterator[Schedule]:
+    faults = schedule.faults
+    for place in range(len(faults)):
+        yield replace(schedule, faults=(*faults[:place], *faults[place + 1 :]))
+    for clocks in {schedule.clocks // 2, schedule.clocks - 1} - {0}:
+        yield replace(schedule, clocks=clocks)
+    if schedule.grow_at is not None:
+        yield replace(schedule, grow_at=None)
+    if schedule.servers > 1:
+        yield replace(schedule, servers=schedule.servers - 1)
+    if schedule.workers > 1 and not any(getattr(fault, "rank", 0) >= schedule.workers - 1 for fault in faults):
+        yield replace(schedule, workers=schedule.workers - 1)
