@@ -42,9 +42,8 @@ def shard(arrays: Sequence[Array], client: Client, *, batch: int, epochs: int) -
     for array in arrays:
         if not getattr(array, "shape", ()):
             raise ConfigError(f"data.shard: arrays: expected arrays with examples as rows, got {type(array).__name__}")
-    if not isinstance(client, Client):
-        hint = "; write client.sync" if hasattr(client, "sync") else ""
-        raise ConfigError(f"data.shard: client: expected a ps.Client, got {type(client).__name__}{hint}")
+    if hasattr(client, "sync"):
+        raise ConfigError(f"data.shard: client: expected a ps.Client, got {type(client).__name__}; write client.sync")
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) != 1:
         raise ConfigError(f"data.shard: arrays: expected one or more, equally long, got lengths {lengths}")

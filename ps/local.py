@@ -45,8 +45,8 @@ class Backend(Protocol):
 class LocalCluster:
     """Servers, controller and workers in this process.
 
-    Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in virtual
-    time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
+    Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in
+    virtual time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
 
         with ps.LocalCluster(servers=2, workers=4, consistency="ssp:staleness=3", seed=1) as cluster:
             results = cluster.run(train)
@@ -93,7 +93,7 @@ class LocalCluster:
         _check_timeout("results", timeout)
         if not self._backend.join(timeout):
             who = ", ".join(f"worker {rank} (at clock {clock})" for rank, clock in self._backend.running().items())
-            when = "virtual time has ended, nothing can happen any more, and" if timeout is None else f"after {timeout:g} s"
+            when = "nothing can happen any more, and" if timeout is None else f"after {timeout:g} s"
             raise DeadlineError(f"results: {when} train has not returned in {who}; wait longer, or end it by close()")
         failures = self._backend.failures
         own = [error for error in failures if not isinstance(error, StoppedError)]  # the others follow from these
@@ -115,7 +115,7 @@ class LocalCluster:
         return values
 
     def status(self) -> dict[str, Any]:
-        """Where everybody is: `workers` (rank, state, clock, logged values), `servers` (slices, bytes, versions), `stopped`."""
+        """Where everybody is, in builtin types: see `ps.report.status`."""
         return self._backend.status()
 
     def metrics(self) -> list[tuple[str, Snapshot]]:
@@ -147,11 +147,11 @@ class LocalCluster:
 
     def close(self) -> None:
         """Ends everything; workers that still run end at their next client call."""
-        if self._closed or self._pid != os.getpid():
-            return
-        self._closed = True
-        self._cut_off = sorted(self._backend.running())
-        self._backend.close()
+        if self._pid == os.getpid():
+            if not self._closed:
+                self._closed = True
+                self._cut_off = sorted(self._backend.running())
+            self._backend.close()  # again where train has closed its own cluster: now its threads are waited for
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -175,8 +175,7 @@ class LocalCluster:
     def _repr_html_(self) -> str:
         status = self.status()
         rows = [
-            (f"worker {w['rank']}", w["state"], f"clock {w['clock']}", ", ".join(f"{k}={v:.4g}" for k, v in w["logged"].items()))
-            for w in status["workers"]
+            (f"worker {w['rank']}", w["state"], f"clock {w['clock']}", _short(w["logged"])) for w in status["workers"]
         ] + [
             (f"server {s['shard']}", f"{s['slices']} slices", f"{s['bytes']:,} bytes", f"version {s['version']}")
             for s in status["servers"]
@@ -187,6 +186,10 @@ class LocalCluster:
         return f"<table><caption>{caption}</caption>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
+def _short(logged: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in logged.items())
+
+
 def _check_timeout(call: str, timeout: float | None) -> None:
     if timeout is not None and not timeout > 0:
         raise ConfigError(f"{call}: timeout: expected seconds > 0, or None for no limit, got {timeout!r}")
@@ -194,7 +197,7 @@ def _check_timeout(call: str, timeout: float | None) -> None:
 
 def _plain(train: Train) -> Train:
     """An async `train` is run in an event loop of the worker's own."""
-    if not (inspect.iscoroutinefunction(train) or inspect.iscoroutinefunction(getattr(train, "__call__", None))):
+    if not (inspect.iscoroutinefunction(train) or inspect.iscoroutinefunction(type(train).__call__)):
         return train
 
     def run(client: Client) -> Any:
@@ -215,7 +218,10 @@ def connect(role: str = "worker") -> Client:
     Options of the embedded run come from PS_CONSISTENCY, PS_OPTIMIZER and the like, named as in ps.config.RunConfig.
     """
     if role != "worker":
-        raise ConfigError(f"connect: expected role 'worker' outside a cluster, got {role!r}; use LocalCluster.pull to read")
+        raise ConfigError(
+            f"connect: role: expected 'worker', as no cluster is named by PS_* variables, got {role!r}; to read the "
+            f"values of a cluster in this process use LocalCluster.pull"
+        )
     from ps.threads import embedded
 
     return embedded(RunConfig.check(options_from_environment()))

@@ -83,6 +83,7 @@ class Threads:
         self._clients: dict[int, Client] = {}
         self._workers: list[threading.Thread] = []
         self._results: dict[int, Any] = {}
+        self._ended: set[int] = set()
         self._readers = 0
         self._heard_all = threading.Event()  # the controller has heard the last words of every worker
         self._services = [self._thread("controller", self._serve_controller, transport)]
@@ -110,8 +111,8 @@ class Threads:
         return True
 
     def running(self) -> dict[int, int]:
-        alive = [rank for rank, thread in enumerate(self._workers) if thread.is_alive()]
-        return {rank: self._clients[rank].clock if rank in self._clients else 0 for rank in alive}
+        left = sorted(set(self._ports) - self._ended)
+        return {rank: self._clients[rank].clock if rank in self._clients else 0 for rank in left}
 
     def results(self) -> list[Any]:
         return [self._results.get(rank) for rank in range(self.config.workers)]
@@ -136,8 +137,7 @@ class Threads:
             self._lost(number, "it was killed")
 
     def stop(self, reason: str) -> None:
-        with self._lock:
-            self.controller.perform(self.controller.core.handle(CONTROLLER, Stop(reason, False), time.monotonic()))
+        self._stop(reason, failed=False)
 
     def status(self) -> dict[str, Any]:
         with self._lock:
@@ -152,13 +152,13 @@ class Threads:
         return [part for _, server in self._living() for part in server.values.contents()]
 
     def close(self) -> None:
-        end = time.monotonic() + CLOSE_S
-        for rank in self.running():
-            self._ports[rank].kill()
+        for port in self._ports.values():
+            port.kill()
         for transport in self._transports:
             transport.close()
-        for thread in [*self._services, *self._workers]:
-            if thread is not threading.current_thread():  # train may close its own cluster
+        if threading.current_thread() not in self._workers:  # train may close its own cluster
+            end = time.monotonic() + CLOSE_S
+            for thread in [*self._services, *self._workers]:
                 thread.join(max(0.0, end - time.monotonic()))
 
     # ---- threads ----------------------------------------------------------------------------------------------------
@@ -191,16 +191,26 @@ class Threads:
 
     def _serve_controller(self, transport: MemoryTransport) -> None:
         core = self.controller.core
-        while not transport.is_closed:
-            item = transport.recv(max(0.0, min(IDLE_S, core.next_timer() - time.monotonic())))
-            with self._lock:
-                if item is not None:
-                    self.controller.receive(*item, time.monotonic())
-                if time.monotonic() >= core.next_timer():
-                    self.controller.on_timer(time.monotonic())
-                over = ("done", "lost") if core.stopped is None else ("done", "lost", "expected")
-                if all(member.state in over for member in core.members.values()):
-                    self._heard_all.set()
+        try:
+            while not transport.is_closed:
+                item = transport.recv(max(0.0, min(IDLE_S, core.next_timer() - time.monotonic())))
+                with self._lock:
+                    if item is not None:
+                        self.controller.receive(*item, time.monotonic())
+                    if time.monotonic() >= core.next_timer():
+                        self.controller.on_timer(time.monotonic())
+                    over = ("done", "lost") if core.stopped is None else ("done", "lost", "expected")
+                    if all(member.state in over for member in core.members.values()):
+                        self._heard_all.set()
+        except Exception as error:
+            self._stop(f"the controller failed: {type(error).__name__}: {error}", failed=True)
+            raise
+        finally:
+            self._heard_all.set()
+
+    def _stop(self, reason: str, failed: bool) -> None:
+        with self._lock:
+            self.controller.perform(self.controller.core.handle(CONTROLLER, Stop(reason, failed), time.monotonic()))
 
     def _lost(self, shard: int, why: str) -> None:
         with self._lock:
@@ -217,6 +227,8 @@ class Threads:
             pass
         except BaseException as error:
             self.failures.append(error)
+        finally:
+            self._ended.add(rank)
 
 
 def embedded(config: RunConfig) -> Client:

@@ -258,7 +258,7 @@ class Shard:
             for tick in member.ticks:  # nothing was pushed on the new slices: closed there
                 tick.seq_S, tick.base_S = np.concatenate((tick.seq_S, none)), np.concatenate((tick.base_S, none))
                 tick.open_S = np.concatenate((tick.open_S, none.astype(np.bool_)))
-            if member.clock and isinstance(self.engine, Rounds):
+            if member.clock and isinstance(self.engine, Rounds) and self.engine.by_clock:
                 self.engine.finish(worker, np.arange(first, first + count), member.clock, none)
 
     def _local(self, slice_E: Int64) -> Int64:
@@ -366,7 +366,7 @@ class Shard:
             member.clock = tick.clock + 1
             closed = self._close_ticks(worker)
             self._progress(None if closed else {worker})
-        elif all(waiting.clock != tick.clock for waiting in member.ticks):
+        elif not member.ticks:  # else the answer to the open one covers it
             self._send(worker, Ticked(tick.incarnation, tick.clock, tick.clock == member.late_clock))
 
     def _close_ticks(self, worker: int) -> bool:
@@ -492,7 +492,10 @@ class Shard:
                 self._record(Joined(worker, join.incarnation, clock_S))
                 self.engine.join(worker)
                 live = [m.clock for w, m in enumerate(self.members) if self.ledger.live_W[w] and w != worker]
-                member.clock = int(clock_S.max(initial=min(live, default=member.clock)))
+                least = min(live, default=member.clock)
+                by_version = isinstance(self.engine, Rounds) and not self.engine.by_clock
+                own_S = self.engine.clock_S(worker)  # its first tick has to close what is behind on any slice
+                member.clock = int(own_S.min()) if len(own_S) and not by_version else int(clock_S.max(initial=least))
             else:
                 self._record(Joined(worker, join.incarnation, self.ledger.clock_WS[worker].copy()))
                 member.clock = int(self._clock_S(worker).min(initial=member.clock))
@@ -533,9 +536,10 @@ class Shard:
         kept_S = self.engine.discard(worker, self.admitted_WS[worker])
         self.actions.append(DropUnfinished(worker, kept_S))
         self.admitted_WS[worker] = kept_S
-        self.members[worker].ticks.clear()
+        member = self.members[worker]
+        member.clock = min([member.clock, *(tick.clock for tick in member.ticks)])  # what was not closed, it does again
+        member.ticks.clear()
         self.members[worker].pulls.clear()
-        self.members[worker].parked.clear()
         self.members[worker].parked.clear()
 
     def _make_room(self, worker: int) -> None:
@@ -553,12 +557,15 @@ class Shard:
             self.engine.changed = True
 
     def _progress(self, woken: set[int] | None) -> None:
-        """Starts what can start and answers pulls that have become open; `woken`: whose, None: everybody's."""
-        if commits := self.engine.due():
-            self.actions.append(Apply(commits))
+        """Answers pulls that have become open (`woken`: whose, None: everybody's), then starts what can start.
+
+        In this order: a commit may be done as soon as it starts, and the versions that are answered must be there.
+        """
         for worker in range(len(self.members)) if woken is None else sorted(woken):
             if self.members[worker].pulls:
                 self._answer_open(worker)
+        if commits := self.engine.due():
+            self.actions.append(Apply(commits))
 
     def _lr(self, clock: int) -> float:
         return self.ledger.lr(clock, self.optimizer.lr * self.schedule.factor(clock))

@@ -124,7 +124,7 @@ class Rounds:
         return self.open_S * self.clocks
 
     def join(self, worker: int) -> None:
-        self.done_WS[worker] = self.open_S
+        self.done_WS[worker] = np.maximum(self.done_WS[worker], self.open_S)  # what it had finished stays
         self.changed = True
 
     def _start(self, index: int) -> Commit:

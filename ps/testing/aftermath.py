@@ -30,8 +30,7 @@ def check_aftermath(witness: Witness, sim: Simulator, scripts: Sequence[Script],
 
 
 def _check_script(witness: Witness, sim: Simulator, script: Script, enrolled: bool) -> None:
-    stopped = sim.controller.core.stopped
-    if script.is_killed or (not enrolled and stopped is not None and not stopped.failed):
+    if script.is_killed or (not enrolled and sim.controller.core.stopped is not None):
         return  # dead, or it came when the job was over
     error = script.error
     witness.expect(script.is_over, "liveness", f"{script.address} waits for ever")

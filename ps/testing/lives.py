@@ -56,7 +56,8 @@ class Life:
             if clock % self.cadence.pull_every == 0:
                 wrong = self.witness.promise(clock, version, min_clock)
                 expect(wrong is None, "reads", where, wrong)
-            if self.witness.by_version and session.late_clock < clock - 1 and slice_id in self.worked:
+            in_time = session.late_clock < clock - 1 and session.finished_S[slice_id] < clock
+            if self.witness.by_version and in_time and slice_id in self.worked:
                 before = self.worked[slice_id]
                 expect(version > before, "reads", where, f"expected more than version {before}, it was in time")
         return values
@@ -82,6 +83,8 @@ class Life:
     def tick(self) -> None:
         """Finishes the clock."""
         self.worked = dict(self.read)
+        for slice_id, base in enumerate(self.session.base_S.tolist()):
+            self.witness.on_tick(self.rank, slice_id, base, self.client.clock)
         self.client.tick()
 
     # ---- hooks ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ liveness      scripts end, in time and without an error
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -92,6 +93,7 @@ class Witness:
         self.waits = config.on_worker_loss == "wait"
         self.keyspace = Keyspace()
         self.initial: list[Array] = []
+        self.first = len(batches[0])  # slices that are there from the start
         for batch in batches:
             self.keyspace.extend([Parameter.of(name, values, options) for name, (values, options) in batch.items()])
             self.initial += [values.reshape(-1) for values, _ in batch.values()]
@@ -101,6 +103,7 @@ class Witness:
         self.history: dict[int, dict[int, Array]] = {}  # slice -> version -> values
         self.pushes: dict[tuple[int, int], dict[int, PushSeen]] = {}  # (worker, slice) -> number -> its last sender's
         self.settled: dict[tuple[int, int], dict[int, tuple[Code, int]]] = {}  # the log's verdicts
+        self.ticks: dict[tuple[int, int, int], int] = {}  # (worker, slice, base) -> first clock finished on it
         self.broken: list[Broken] = []
         self.counts = {"pushes": 0, "commits": 0, "late": 0, "reads": 0}
 
@@ -222,8 +225,12 @@ class Witness:
         """The worker's clock is closed: whatever it has pushed in earlier rounds must be in the log."""
         seen.clock[worker, slice_id] = max(clock, seen.clock.get((worker, slice_id), 0))
         settled = self.settled.get((worker, slice_id), {})
+        until = sys.maxsize
+        if self.by_version:  # a tick that was made before the slice was known closes a round of it, too
+            until = self.ticks.get((worker, slice_id, rounds - 1), -1) if slice_id < self.first else -1
         for seq, push in self.pushes.get((worker, slice_id), {}).items():
-            if push.incarnation == seen.incarnation.get(worker) and self._round(push) < rounds:
+            before = self._round(push) < rounds and push.clock <= until
+            if before and push.incarnation == seen.incarnation.get(worker):
                 where = f"{self.name(slice_id)}: clock {clock} of worker {worker} is closed"
                 self.expect(seq in settled, "clocks", where, f"and {push} has no verdict")
 
@@ -235,6 +242,10 @@ class Witness:
         settled = self.settled.get((push.worker, push.slice), {})
         self.expect(push.seq not in settled, "exactly once", f"{push} takes a number that has {settled.get(push.seq)}")
         self.pushes.setdefault((push.worker, push.slice), {})[push.seq] = push
+
+    def on_tick(self, worker: int, slice_id: int, base: int, clock: int) -> None:
+        """A worker finishes a clock; where rounds are versions, the first clock on a version may close its round."""
+        self.ticks.setdefault((worker, slice_id, base), clock)
 
     def on_verdict(self, worker: int, incarnation: int, slice_id: int, seq: int, verdict: tuple[Code, int]) -> None:
         """A worker is told what became of its push."""

@@ -37,7 +37,7 @@ class Arrays:
         if not copy and travels_as_is and len(item.pieces) == 1:
             piece = item.pieces[0]
             flat = grads[self.keyspace.parameters[piece.parameter].name]
-            if flat.dtype.name == item.dtype and flat.flags.c_contiguous:
+            if flat.dtype == np.dtype(item.dtype) and flat.flags.c_contiguous:  # a swapped byte order is another
                 return Buffer(self.pool, flat.reshape(-1)[piece.start : piece.stop], lent=True)
         buffer = self.pool.take(item.dtype, item.size)
         for piece in item.pieces:
@@ -90,8 +90,9 @@ class Arrays:
         """Steps the replica as the server's plain SGD would."""
         replica = self.replica.get(slice_id)
         if replica is not None:
-            lr *= self.keyspace.slices[slice_id].options.lr_scale
-            kernels.sgd(replica, grad_N, replica, lr, 0.0)
+            options = self.keyspace.slices[slice_id].options
+            decay = 0.0 if options.weight_decay is None or self.cadence.local_lr is not None else options.weight_decay
+            kernels.sgd(replica, grad_N, replica, lr * options.lr_scale, decay)
 
     def store(self, slice_id: int, values_N: Array) -> None:
         """Fresh values of a slice."""

@@ -259,7 +259,7 @@ class Client:
         if worker.pid != os.getpid():
             return  # it is the parent's
         try:
-            if not error and worker.stopped is None:
+            if not error:
                 seconds = self._timeout(timeout)
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.unsettled())
                 worker.perform(worker.session.leave(worker.port.now()))

@@ -14,7 +14,7 @@ from ps.errors import DeadlineError, OutboxFull, StoppedError
 from ps.keyspace import Keyspace
 from ps.messages import Enroll, Enrolled, Place, Read, Stop, Values
 from ps.transport.base import Message, Unreachable
-from ps.types import CONTROLLER, Array, PeerId, WorkerId, server_peer
+from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, server_peer
 from ps.worker.arrays import Arrays
 from ps.worker.port import Port
 
@@ -26,16 +26,20 @@ class Reader:
         self._port, self._job = port, job
         self._keyspace = Keyspace()
         self._shard_S: list[int] = []
-        self._enrolled: Enrolled | None = None
+        self._config: RunConfig | None = None
         self._stopped: Stop | None = None
-        self._wanted: dict[int, tuple[Array, Mapping[str, Array]]] = {}  # read id -> (slice ids, arrays to fill)
+        self._wanted: dict[int, tuple[Int64, Mapping[str, Array]]] = {}  # read id -> (slice ids, arrays to fill)
         self._next_id = 1
+        self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
         self._begin(timeout_s)
         self._post(CONTROLLER, Enroll(WorkerId(-1), True))
-        self._wait(lambda: self._enrolled is not None, "the controller has not answered Enroll")
-        assert self._enrolled is not None
-        self.config = RunConfig.model_validate_json(self._enrolled.config)
-        self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
+        self._wait(lambda: self._config is not None, "the controller has not answered Enroll")
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's, as the controller told it."""
+        assert self._config is not None
+        return self._config
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +113,7 @@ class Reader:
         body = wire.decode(item[1].header, self._job)
         match body:
             case Enrolled():
-                self._enrolled = body
+                self._config = RunConfig.model_validate_json(body.config)
             case Stop():
                 self._stopped = body
             case Place():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from ps.keyspace import Keyspace, Options, Parameter
 from ps.messages import (
     BarrierOpen,
     Code,
+    Done,
     Enroll,
     Enrolled,
     EpochEnd,
@@ -62,7 +64,12 @@ class Worker:
         self._outbox: list[tuple[PeerId, Message]] = []
         self._hand: Message | None = None
         self._beat_at = float("inf")
-        self._enroll(rank, timeout_s)
+        try:
+            self._enroll(rank, timeout_s)
+        except Exception as error:
+            if self.enrolled is not None:  # others may wait for this worker already
+                self.post(CONTROLLER, Done(self.enrolled.rank, self.enrolled.incarnation, str(error)[:1000]))
+            raise
 
     # ---- joining ----------------------------------------------------------------------------------------------------
 
@@ -78,7 +85,8 @@ class Worker:
         self._beat_at = self.port.now() + self.config.lease_s / LEASE_BEATS
         model, rule = self.config.model(), self.config.rule()
         cadence = model.cadence
-        overlays = cadence.lazy and type(rule) is Sgd and rule.weight_decay == 0 and not self.config.error_feedback
+        plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
+        overlays = cadence.lazy and plain and not self.config.error_feedback
         self.session = Session(
             self.rank,
             self.incarnation,
@@ -123,6 +131,10 @@ class Worker:
         self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(grads), np.int64)
+        if not session.cached_S[ids].all():  # nothing to measure a push against: no version, no replica, perhaps no
+            self.pull(list(grads), {}, timeout_s)  # initial values yet
+        if session.push_travels:
+            self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
         clip_norm = self.config.clip_norm
         fresh = {int(i): arrays.gather(int(i), grads, copy or clip_norm is not None) for i in ids}
         if clip_norm is not None:
@@ -141,9 +153,8 @@ class Worker:
                 for buffer in fresh.values():
                     buffer.release()
                 return 0
-            weight = sum(arrays.weights) / cadence.push_every
+            weight = math.fsum(arrays.weights) / cadence.push_every  # the mean of equal weights is that weight
             arrays.weights.clear()
-        self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
         return self._send_push(ids, fresh, weight)
 
     def _send_push(self, ids: Any, fresh: dict[int, Buffer], weight: float) -> int:

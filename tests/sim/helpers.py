@@ -23,7 +23,17 @@ from ps.types import Array, Int64, worker_peer
 from ps.worker.client import Client
 
 FAULTS = LinkFaults(drop=0.1, repeat=0.1, reorder=0.2)  # what data links do in most tests here
+ROUGH = LinkFaults(drop=0.2, repeat=1.0, reorder=0.5, reorder_s=0.1)  # everything twice, a fifth lost
 APPLY_S = 3e-3  # an apply takes up to this long, about as long as a message
+MODELS = (
+    "bsp",
+    "ssp:staleness=0",
+    "ssp:staleness=2",
+    "async",
+    "downpour:push_every=2,pull_every=3,local_lr=0.1",
+    "quorum:n=2",
+    "local:every=2,local_lr=0.1",
+)
 
 Train = Callable[[Client], Any]
 Plan = Callable[[Simulator], None]
@@ -174,7 +184,7 @@ class Log:
         self._no_lower(clock_S, ledger.min_clock_S(), f"shard {shard}: min_clock after {record}")
         if isinstance(record, Commit):
             index = record.slice
-            assert record.version == version_S[index] + 1, f"seed {self.seed}: shard {shard}: version left out: {record}"
+            assert record.version == version_S[index] + 1, f"seed {self.seed}: shard {shard}: version gap: {record}"
             verdicts = [(push.worker, push.seq) for push in record.contributions] + list(record.late)
         elif isinstance(record, Refused):
             index, verdicts = record.slice, [(record.worker, record.seq)]
@@ -198,6 +208,7 @@ def check_shards(run: Run) -> None:
         assert server.values.contents() == follower.values.contents(), run.say(f"follower {shard}: other values")
         assert ledger.state() == follower.ledger.state(), run.say(f"follower {shard}: other numbers")
         assert not server._payloads and not server._unsent, run.say(f"server {shard}: payloads left")
+        assert not server._frames, run.say(f"server {shard}: frames left: {list(server._frames)}")
         bases: dict[int, int] = {}
         for buffer in server.values.base.values():
             bases[id(buffer)] = bases.get(id(buffer), 0) + 1

@@ -16,6 +16,7 @@ from ps import messages, wire
 from ps.errors import ConfigError
 from ps.keyspace import Options, Parameter
 from ps.messages import Spec
+from ps.types import WorkerId
 
 JOB = bytes(16)
 MESSAGES = sorted(wire.CODES.values(), key=lambda cls: cls.__name__)
@@ -114,6 +115,6 @@ def test_a_spec_is_the_parameter_it_was_made_of() -> None:
     ],
 )
 def test_a_spec_that_is_no_parameter_is_refused_by_name(spec: Spec, text: str) -> None:
-    sent = wire.decode(wire.encode(messages.Register(messages.WorkerId(0), 1, 0, (spec,)), JOB), JOB)
+    sent = wire.decode(wire.encode(messages.Register(WorkerId(0), 1, 0, (spec,)), JOB), JOB)
     with pytest.raises(ConfigError, match=re.escape(text)):
         sent.specs[0].parameter()

@@ -34,9 +34,7 @@ RULES = {
     "staleness:kind=sqrt+dcasgd:lam=0.5+adam:lr=0.03": "adam:lr=0.03",
 }
 WORKERS = (1, 2, 3, 5, 8)
-CASES = [
-    (seed, rule, workers) for seed, (_, rule, workers) in enumerate(itertools.product(range(2), RULES, WORKERS))
-]
+CASES = [(seed, rule, workers) for seed, (_, rule, workers) in enumerate(itertools.product(range(2), RULES, WORKERS))]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Quorum: the first n workers of a round make its commit, all on its version; who is late is refused and loses nothing."""
+"""Quorum: the first n workers of a round make its commit, all on its version; the late are refused and lose nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOCKS = 10
 
 @dataclass
 class Recorder:
-    """The script: integer gradients, one push per clock; keeps what was pushed, on which versions, and what became of it."""
+    """The script: integer gradients, one push per clock. Keeps what was pushed on which version and its verdict."""
 
     seed: int
     workers: int

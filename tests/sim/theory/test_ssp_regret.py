@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 
+from ps.server.ledger import Commit
 from ps.worker.client import Client
 from tests.sim.theory.helpers import F64, simulate
 
@@ -64,8 +65,14 @@ def test_the_regret_is_below_the_bound_and_falls_like_the_root(staleness: int) -
             clock_W[client.rank] += 1
         client.barrier()  # who leaves early raises the rate 1/live of the others
 
+    def on_commit(commit: Commit, values_N: F64) -> None:
+        slowest = min(clock_W)  # one ahead of the shard while its last tick is under way
+        expected = [sigma / math.sqrt(WORKERS * max(clock + 1, 1)) for clock in (slowest - 1, slowest)]
+        assert any(math.isclose(commit.lr, rate) for rate in expected), f"rate {commit.lr}, expected one of {expected}"
+
     simulate(
         train,
+        on_commit,
         workers=WORKERS,
         consistency=f"ssp:staleness={staleness}",
         optimizer=f"sgd:lr={lr!r}",

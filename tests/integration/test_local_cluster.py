@@ -1,0 +1,489 @@
+"""LocalCluster: a whole run in one process, in threads and in virtual time; how it ends, well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ps
+from tests.integration.helpers import DEADLINE_S, assert_equal, cluster, model, our_threads, run, steps
+
+MODELS = ["bsp", "ssp:staleness=1", "async"]
+
+
+def until_stopped(client: ps.Client) -> int:
+    """Trains until somebody stops the job."""
+    client.register({"w": np.zeros(3, np.float32)})
+    while not client.should_stop:
+        client.pull()
+        client.push({"w": np.ones(3, np.float32)})
+        client.tick()
+    return client.clock
+
+
+# ---- results and failures -------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_rank_order(seed: int | None) -> None:
+    def train(client: ps.Client) -> tuple[int, int]:
+        client.spend(0.01 * (client.size - client.rank))  # the last rank is the first to end
+        return client.rank, client.size
+
+    assert run(seed, train, servers=2, workers=4) == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+@pytest.mark.parametrize("model_name", ["bsp", "async"])
+def test_all_workers_end_with_the_same_values(seed: int | None, model_name: str) -> None:
+    first, *others = run(seed, steps(10), servers=2, workers=3, consistency=model_name)
+    for other in others:
+        assert_equal(first, other)
+    assert not np.array_equal(first["big"], model()["big"])
+
+
+def test_exception_of_train_comes_out_as_raised_and_ends_the_others(seed: int | None) -> None:
+    others: list[BaseException] = []
+
+    def broken_loss() -> None:
+        raise ZeroDivisionError("no examples in batch 7")
+
+    def train(client: ps.Client) -> None:
+        if client.rank == 1:
+            broken_loss()
+        try:
+            client.register({"w": np.zeros(3, np.float32)})
+            client.push({"w": np.ones(3, np.float32)})
+            client.tick()
+            client.pull()  # waits for worker 1, which never comes
+        except ps.Error as error:
+            others.append(error)
+            raise
+
+    with cluster(seed, workers=3) as one:
+        with pytest.raises(ZeroDivisionError, match="no examples in batch 7") as raised:
+            one.run(train, timeout=DEADLINE_S)
+        text = "".join(traceback.format_exception(raised.value))
+        assert "broken_loss" in text and "raised in worker 1 at clock 0" in text
+        assert [type(error) for error in others] == [ps.StoppedError, ps.StoppedError]
+        for error in others:
+            assert "worker 1 failed" in str(error) and "ZeroDivisionError: no examples in batch 7" in str(error)
+        assert "ZeroDivisionError" in one.status()["stopped"]
+
+
+def test_sys_exit_in_train_does_not_leave_the_others_waiting(seed: int | None) -> None:
+    def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        if client.rank == 0:
+            raise SystemExit(3)
+        client.tick()
+        client.pull()
+
+    with pytest.raises(SystemExit):
+        run(seed, train)
+
+
+def test_failure_with_a_long_text_in_any_script_is_told_to_all(seed: int | None) -> None:
+    def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        if client.rank == 0:
+            raise ValueError("損失" * 20_000 + "\udc80")
+        client.tick()
+        client.pull()
+
+    with cluster(seed) as one:
+        with pytest.raises(ValueError, match="損失"):
+            one.run(train, timeout=DEADLINE_S)
+        assert "損失" in one.status()["stopped"]
+
+
+def test_first_failure_in_time_is_the_one_that_is_raised() -> None:
+    def train(client: ps.Client) -> None:
+        client.spend(0.1 * (2 - client.rank))
+        raise ValueError(client.rank)
+
+    with pytest.raises(ValueError, match="1"):
+        run(1, train)
+
+
+# ---- start, look, stop ----------------------------------------------------------------------------------------------
+
+
+def test_start_status_pull_stop_results(seed: int | None) -> None:
+    at_three = threading.Event()
+
+    def train(client: ps.Client) -> int:
+        client.register({"w": np.zeros(3, np.float32)})
+        while not client.should_stop:
+            client.push({"w": np.ones(3, np.float32)})
+            client.log(loss=1.5, step=client.clock)
+            client.tick()
+            client.pull()
+            if client.clock >= 3:
+                at_three.set()
+        return client.clock
+
+    with cluster(seed, optimizer="sgd:lr=1") as one:
+        one.start(train)
+        assert at_three.wait(DEADLINE_S)
+        status = one.status()
+        assert [worker["state"] for worker in status["workers"]] == ["running", "running"]
+        assert status["stopped"] is None and status["servers"][0]["version"] >= 3
+        values = one.pull()["w"]
+        assert values[0] <= -3 and (values == values[0]).all()  # of one version, whatever it is
+        page = one._repr_html_()
+        assert "loss=1.5" in page and "running" in page and "worker 1" in page and "server 0" in page
+        one.stop("enough")
+        clocks = one.results(timeout=DEADLINE_S)
+        assert min(clocks) >= 3 and one.status()["stopped"] == "enough"
+        assert one.pull(["w"])["w"][0] <= values[0]
+        assert {peer for peer, _ in one.metrics()} == {"server:0", "worker:0", "worker:1"}
+
+
+def test_pull_right_after_start_waits_for_the_values(seed: int | None) -> None:
+    with cluster(seed) as one:
+        one.start(steps(2))
+        assert one.pull(["w"])["w"].shape == (3, 4)
+        one.results(timeout=DEADLINE_S)
+
+
+def test_pull_when_nothing_was_registered_says_so(seed: int | None) -> None:
+    with cluster(seed) as one:
+        one.run(lambda client: None, timeout=DEADLINE_S)
+        with pytest.raises(ps.StoppedError, match=r"no worker has registered parameters.*all workers are done"):
+            one.pull()
+
+
+def test_looking_at_a_seeded_run_does_not_change_it() -> None:
+    half, go_on = threading.Event(), threading.Event()
+
+    def pause(client: ps.Client, _: Any) -> None:
+        if client.clock == 5 and client.rank == 0:
+            half.set()
+            assert go_on.wait(DEADLINE_S)
+
+    def checksum(look: bool) -> str:
+        half.clear(), go_on.clear()
+        with cluster(3, consistency="async", workers=3) as one:
+            one.start(steps(10, pause))
+            assert half.wait(DEADLINE_S)
+            if look:
+                looking = threading.Thread(target=lambda: (one.pull(), one.status(), one.pull(["b"])))
+                looking.start()
+                go_on.set()
+                looking.join(DEADLINE_S)
+            go_on.set()
+            one.results(timeout=DEADLINE_S)
+            return one.checksum()
+
+    assert checksum(look=True) == checksum(look=False)
+
+
+def test_stop_before_start_ends_the_run(seed: int | None) -> None:
+    with cluster(seed) as one:
+        one.stop("changed my mind")
+        with pytest.raises(ps.StoppedError, match="changed my mind"):
+            one.run(until_stopped, timeout=DEADLINE_S)
+
+
+def test_page_before_the_run_and_after_a_failure(seed: int | None) -> None:
+    def train(client: ps.Client) -> None:
+        client.log(**{"<script>": 1.0})
+        raise ValueError("<b>")
+
+    with cluster(seed) as one:
+        assert "not started" in one._repr_html_()
+        with pytest.raises(ValueError, match="<b>"):
+            one.run(train, timeout=DEADLINE_S)
+        page = one._repr_html_()
+        assert "failed at clock 0" in page and "Traceback" not in page
+        assert "<script>" not in page and "&lt;script&gt;=1" in page
+
+
+def test_one_cluster_runs_one_job(seed: int | None) -> None:
+    with cluster(seed) as one:
+        assert one.run(lambda client: client.rank, timeout=DEADLINE_S) == [0, 1]
+        with pytest.raises(ps.ConfigError, match="it has run its one job already; make a new cluster"):
+            one.run(lambda client: client.rank)
+        assert one.results() == [0, 1]
+
+
+def test_works_inside_a_running_event_loop(seed: int | None) -> None:
+    async def main() -> list[Any]:
+        return run(seed, steps(3))
+
+    first, second = asyncio.run(main())
+    assert_equal(first, second)
+
+
+def test_two_clusters_at_once(seed: int | None) -> None:
+    with cluster(seed) as one, cluster(seed, consistency="async", servers=2) as two:
+        one.start(steps(8))
+        two.start(steps(8))
+        assert_equal(*two.results(timeout=DEADLINE_S))
+        assert_equal(*one.results(timeout=DEADLINE_S))
+        assert one.checksum() != two.checksum()
+
+
+# ---- repeatable -----------------------------------------------------------------------------------------------------
+
+
+def checksum(seed: int | None, **options: Any) -> str:
+    with cluster(seed, **{"servers": 2, "workers": 3, "optimizer": "momentum:lr=0.1,decay=0.9", **options}) as one:
+        one.run(steps(12), timeout=DEADLINE_S)
+        return one.checksum()
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_same_seed_same_run(model_name: str) -> None:
+    assert checksum(5, consistency=model_name) == checksum(5, consistency=model_name)
+
+
+def test_another_seed_is_another_run_where_order_matters() -> None:
+    assert checksum(5, consistency="async") != checksum(6, consistency="async")
+
+
+def test_bsp_is_the_same_in_threads_and_in_virtual_time_whatever_the_seed_and_servers() -> None:
+    assert len({checksum(seed) for seed in (None, 5, 6)}) == 1
+
+
+# ---- crashes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_killed_worker_is_dropped_and_the_rest_finishes(seed: int | None, model_name: str) -> None:
+    def crash(client: ps.Client, _: Any) -> None:
+        if client.rank == 1 and client.clock == 4:
+            one.kill("worker:1")
+
+    with cluster(seed, workers=3, servers=2, consistency=model_name) as one:
+        first, killed, third = one.run(steps(10, crash), timeout=DEADLINE_S)
+        assert killed is None
+        if not model_name.startswith("ssp"):  # under ssp each may read its own cache
+            assert_equal(first, third)
+        states = [(worker["state"], worker["clock"]) for worker in one.status()["workers"]]
+        assert states[0] == states[2] == ("done", 10) and states[1][0] == "lost" and states[1][1] <= 4
+
+
+@pytest.mark.parametrize("model_name", ["bsp", "ssp:staleness=1"])
+def test_lost_worker_that_must_come_back_is_named_by_the_deadline(seed: int | None, model_name: str) -> None:
+    def crash(client: ps.Client, _: Any) -> None:
+        if client.rank == 1 and client.clock == 4:
+            one.kill("worker:1")
+
+    options = {"on_worker_loss": "wait", "restart_s": 0.2}
+    with cluster(seed, workers=3, consistency=model_name, **options) as one:
+        with pytest.raises(ps.StoppedError, match=r"worker 1 was lost at clock \d and not back in 0.2 s"):
+            one.run(steps(10, crash), timeout=DEADLINE_S)
+
+
+def test_async_workers_do_not_wait_for_a_lost_one_even_when_it_may_come_back(seed: int | None) -> None:
+    def train(client: ps.Client) -> int:
+        client.register({"w": np.zeros(3, np.float32)})
+        for _ in range(10):
+            client.pull()
+            client.push({"w": np.ones(3, np.float32)})
+            client.tick()
+            if client.rank == 1 and client.clock == 4:
+                one.kill("worker:1")
+        return client.clock
+
+    with cluster(seed, workers=3, consistency="async", on_worker_loss="wait") as one:
+        assert one.run(train, timeout=DEADLINE_S) == [10, None, 10]
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_killed_server_ends_everybody_and_is_named_with_what_it_held(seed: int | None, model_name: str) -> None:
+    ended: list[type[BaseException]] = []
+
+    def crash(client: ps.Client, _: Any) -> None:
+        if client.rank == 1 and client.clock == 4:
+            one.kill("server:0")
+
+    def train(client: ps.Client) -> None:
+        try:
+            steps(1000, crash)(client)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    with cluster(seed, workers=3, servers=2, consistency=model_name) as one:
+        held = r"server 0 was lost \(it was killed\|its process was killed\) with the only copy of"
+        with pytest.raises(ps.StoppedError, match=held.replace(r"\|", "|")) as raised:
+            one.run(train, timeout=DEADLINE_S)
+        assert "bundle of 2 ('w' ...)" in str(raised.value) and "run with replicas" in str(raised.value)
+        assert ended == [ps.StoppedError] * 3
+        with pytest.raises((ps.StoppedError, ps.DeadlineError), match="server 0"):
+            one.pull(timeout=5.0)
+        one.kill("server:0")  # dead already
+
+
+def test_owner_kills_while_it_runs(seed: int | None) -> None:
+    started = threading.Event()
+
+    def train(client: ps.Client) -> int:
+        client.register({"w": np.zeros(3, np.float32)})
+        while not client.should_stop:
+            client.push_pull({"w": np.ones(3, np.float32)})
+            started.set()
+        return client.clock
+
+    with cluster(seed, workers=3) as one:
+        one.start(train)
+        assert started.wait(DEADLINE_S)
+        one.kill("worker:2")
+        one.kill("worker:2")
+        one.stop("enough")
+        assert one.results(timeout=DEADLINE_S)[2] is None
+
+
+@pytest.mark.parametrize("peer", ["worker:2", "server:1", "worker", "worker:x", "worker:-1", "worker:²", "controller:0", ""])
+def test_kill_of_nobody_lists_who_is_there(seed: int | None, peer: str) -> None:
+    with cluster(seed) as one:
+        one.run(lambda client: None, timeout=DEADLINE_S)
+        with pytest.raises(ps.ConfigError, match="kill: expected one of worker:0 to worker:1, server:0 to server:0"):
+            one.kill(peer)
+
+
+# ---- deadlines and the end ------------------------------------------------------------------------------------------
+
+
+def test_deadline_of_a_run_names_the_workers_that_still_train(seed: int | None) -> None:
+    release = threading.Event()
+
+    def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        client.push_pull({"w": np.ones(3, np.float32)})
+        if client.rank == 1:
+            release.wait(DEADLINE_S)  # in virtual time this holds everybody
+
+    with cluster(seed, timeout_s=2.0) as one:
+        one.start(train)
+        with pytest.raises(ps.DeadlineError, match=r"after 0.5 s train has not returned in .*worker 1 \(at clock 1\)"):
+            one.results(timeout=0.5)
+        release.set()
+        assert one.results(timeout=DEADLINE_S) == [None, None]
+
+
+def test_virtual_time_that_stands_still_is_explained() -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def train(client: ps.Client) -> None:
+        inside.set()
+        release.wait(DEADLINE_S)
+
+    with cluster(1, timeout_s=0.2) as one:
+        one.start(train)
+        assert inside.wait(DEADLINE_S)
+        with pytest.raises(ps.DeadlineError, match="virtual time has not moved: .*only one of them runs at a time"):
+            one.status()
+        release.set()
+        one.results(timeout=DEADLINE_S)
+
+
+def test_virtual_time_without_an_end_to_any_wait_is_told() -> None:
+    def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        client.spend(float("inf"))
+
+    with cluster(1) as one:
+        one.start(train)
+        with pytest.raises(ps.DeadlineError, match="nothing can happen any more"):
+            one.results()
+
+
+def test_close_ends_workers_that_still_run(seed: int | None) -> None:
+    running = threading.Event()
+
+    def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        running.set()
+        if client.rank == 0:
+            client.spend(10_000.0)
+        else:
+            until_stopped_or_killed(client)
+
+    def until_stopped_or_killed(client: ps.Client) -> None:
+        while True:
+            client.spend(0.001)
+            client.log(at=client.clock)
+
+    with cluster(seed) as one:
+        one.start(train)
+        assert running.wait(DEADLINE_S)
+    assert our_threads() == []
+    with pytest.raises(ps.StoppedError, match=r"closed while workers \[0, 1\] ran"):
+        one.results()
+
+
+def test_calls_before_and_after_the_run_say_what_is_wrong(seed: int | None) -> None:
+    with cluster(seed) as one:
+        with pytest.raises(ps.ConfigError, match="pull: nothing runs yet"):
+            one.pull()
+        with pytest.raises(ps.ConfigError, match="kill: nothing runs yet"):
+            one.kill("worker:0")
+        with pytest.raises(ps.ConfigError, match="results: nothing runs yet"):
+            one.results()
+        with pytest.raises(ps.ConfigError, match="run: timeout: expected seconds > 0, or None for no limit, got 0"):
+            one.run(until_stopped, timeout=0)
+        with pytest.raises(ps.ConfigError, match="expected a function that takes a client, got 3"):
+            one.run(3)  # type: ignore[arg-type]
+        assert one.run(lambda client: 1, timeout=DEADLINE_S) == [1, 1]
+    one.close()
+    for call in (one.pull, lambda: one.kill("worker:0"), one.stop, lambda: one.start(until_stopped)):
+        with pytest.raises(ps.ConfigError, match="this cluster is closed"):
+            call()
+    assert one.status()["stopped"] == "all workers are done" and one.results() == [1, 1] and one.checksum()
+
+
+def test_train_may_close_its_own_cluster(seed: int | None) -> None:
+    one = cluster(seed)
+    one.start(lambda client: one.close())
+    with pytest.raises(ps.StoppedError, match="closed while workers"):
+        one.results(timeout=DEADLINE_S)
+    one.close()
+
+
+def test_no_thread_is_left_and_repeated_clusters_do_not_pile_up(seed: int | None) -> None:
+    before = threading.active_count()
+    for attempt in range(8):
+        with cluster(seed, servers=2, workers=3) as one:
+            if attempt % 4 == 0:
+                one.run(partial(steps(2)), timeout=DEADLINE_S)
+                one.pull()
+            elif attempt % 4 == 1:
+                with pytest.raises(ZeroDivisionError):
+                    one.run(lambda client: 1 // 0, timeout=DEADLINE_S)
+            elif attempt % 4 == 2:
+                one.start(until_stopped)
+        assert our_threads() == [] and threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"workers": 0}, "workers: expected greater than or equal to 1, got 0"),
+        ({"servers": "two"}, "servers: expected a valid integer.*got 'two'"),
+        ({"consistensy": "bsp"}, "consistensy: expected one of .*consistency.*got an unknown option"),
+        ({"consistency": "bulk"}, "consistency: expected one of async, bsp, .*ssp or package.module:Class, got 'bulk'"),
+        ({"consistency": "ssp:staleness=-1"}, "consistency: ssp: staleness: expected greater than or equal to 0"),
+        ({"consistency": "ssp:bound=1"}, "consistency: ssp expected one of staleness, got 'bound'"),
+        ({"consistency": "ssp"}, "consistency: ssp: staleness: expected a value, got none"),
+        ({"optimizer": "sdg:lr=1"}, "optimizer: expected one of adagrad, .*sgd or package.module:Class, got 'sdg'"),
+        ({"optimizer": "sgd:lr=0"}, "optimizer: sgd: lr: expected greater than 0, got '0'"),
+        ({"optimizer": "sgd:rate=1"}, "optimizer: sgd expected one of lr, .*got 'rate'"),
+        ({"schedule": "linear"}, "schedule: expected one of .*cosine.*got 'linear'"),
+        ({"on_worker_loss": "ignore"}, "on_worker_loss: expected 'wait' or 'drop', got 'ignore'"),
+        ({"timeout_s": 0}, "timeout_s: expected greater than 0, got 0"),
+        ({"seed": -1}, "seed: expected greater than or equal to 0, got -1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_options_name_field_expected_and_got(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ps.ConfigError, match=text):
+        ps.LocalCluster(**options)
+    assert our_threads() == []

@@ -1,0 +1,78 @@
+"""Local steps: H clocks alone, then one commit of everybody's delta; and how models are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ps.consistency import CONSISTENCY, Cadence, Gather, consistency
+from ps.errors import ConfigError
+from tests.scenarios.drive import Drive
+
+
+def test_the_three_answers() -> None:
+    model = consistency("local:every=3,local_lr=0.1")
+    assert model.cadence == Cadence(push_every=3, pull_every=3, carries="delta", local_lr=0.1)
+    assert model.commit(4) == Gather(quorum=4, by="clock", clocks=3)
+    clocks, versions = np.array([0, 2, 3, 5, 6]), np.array([0, 0, 1, 1, 1])
+    assert model.gate(clocks, clocks, versions, False).tolist() == [True, True, True, True, False]
+
+
+def test_one_step_alone_is_bsp() -> None:
+    model, bsp = consistency("local:every=1,local_lr=0.1"), consistency("bsp")
+    clocks, versions = np.arange(6), np.array([0, 0, 2, 3, 3, 9])
+    assert np.array_equal(model.gate(clocks, clocks, versions, False), bsp.gate(clocks, clocks, versions, False))
+    assert model.commit(3) == bsp.commit(3)
+
+
+def test_a_round_is_so_many_clocks_and_a_version_one_round() -> None:
+    shard = Drive("local:every=3,local_lr=0.1")
+    for worker in (0, 1):
+        lines = shard.push(worker, clock=2) + shard.tick(worker, clock=2)
+    assert lines[-1] == "apply 0 -> v1: worker 0#1, worker 1#1; lr 0.1"
+    shard.settle()
+    assert shard.pull(0) == ["worker:0 <- values for pull 1: 0 v1; min clock 3; lr 0.1 x 1"]
+
+
+def test_the_schedule_counts_clocks_not_rounds() -> None:
+    shard = Drive("local:every=10,local_lr=0.1", workers=1)
+    shard.set_lr(0.5, clock=10)
+    for clock, rate in ((9, 0.1), (19, 0.5)):
+        lines = shard.push(0, clock=clock) + shard.tick(0, clock=clock)
+        assert lines[-1].endswith(f"lr {rate}")
+        shard.settle()
+
+
+@pytest.mark.parametrize("name", sorted(CONSISTENCY))
+def test_every_model_answers_by_slice_for_any_number_of_slices(name: str) -> None:
+    needs = {"ssp": ":staleness=1", "quorum": ":n=2", "local": ":local_lr=0.1"}
+    model = consistency(name + needs.get(name, ""))
+    assert model.__doc__
+    for slices in (0, 1, 5):
+        zeros = np.zeros(slices, np.int64)
+        gate = model.gate(zeros, zeros, zeros, True)
+        assert gate.dtype == np.bool_ and gate.shape == (slices,) and gate.all(), "nobody waits at the first clock"
+    assert model == consistency(name + needs.get(name, ""))
+
+
+def test_ones_own_model_is_named_by_its_module() -> None:
+    assert consistency("ps.consistency.ssp:StaleSynchronous:staleness=2") == consistency("ssp:staleness=2")
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("ssp", "consistency: ssp: staleness: expected a value, got none"),
+        ("bsp:n=1", "consistency: bsp expected no options, got 'n'"),
+        ("local:every=0,local_lr=0.1", "consistency: local: every: expected greater than or equal to 1, got '0'"),
+        ("local:local_lr=0", "consistency: local: local_lr: expected greater than 0, got '0'"),
+        (
+            "BSP",
+            "consistency: expected one of async, bsp, downpour, local, quorum, ssp or package.module:Class, got 'BSP'",
+        ),
+        ("ps.optim.sgd:Sgd:lr=1", "consistency: expected a subclass of ps.consistency.Consistency"),
+    ],
+)
+def test_a_wrong_model_is_refused_in_words(spec: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        consistency(spec)

@@ -1,0 +1,115 @@
+"""The run's knobs: refused by name when wrong, the same after a trip to the workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ps.config import RunConfig
+from ps.consistency.ssp import StaleSynchronous
+from ps.errors import ConfigError
+from ps.optim.sgd import Sgd
+
+positive = st.floats(min_value=1e-9, allow_nan=False)  # infinity too
+
+configs = st.builds(
+    RunConfig,
+    servers=st.integers(1, 4096),
+    workers=st.integers(1, 1 << 20),
+    consistency=st.sampled_from(["bsp", "ssp:staleness=3", "quorum:n=2"]),
+    optimizer=st.sampled_from(["sgd:lr=0.1", "staleness:kind=sqrt+adam:lr=1e-3"]),
+    clip_norm=st.none() | positive,
+    clip_value=st.none() | positive,
+    error_feedback=st.booleans(),
+    on_worker_loss=st.sampled_from(["wait", "drop"]),
+    epoch_share=st.floats(min_value=1e-6, max_value=1),
+    seed=st.none() | st.integers(0, 2**63 - 1),
+    timeout_s=positive,
+    resend_s=positive,
+    lease_s=positive,
+    restart_s=positive,
+    inflight_clocks=st.integers(1, 100),
+)
+
+
+@given(configs)
+def test_a_config_is_the_same_after_its_trip_as_json(config: RunConfig) -> None:
+    sent = config.model_dump_json()
+    assert RunConfig.model_validate_json(sent) == config
+    assert json.loads(sent)["timeout_s"] in (config.timeout_s, "Infinity")
+
+
+def test_an_infinite_lease_survives_the_trip() -> None:
+    back = RunConfig.model_validate_json(RunConfig().model_dump_json())
+    assert back.lease_s == math.inf and back == RunConfig()
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(pydantic.ValidationError):
+        RunConfig().workers = 5  # type: ignore[misc]
+
+
+def test_it_builds_what_it_names() -> None:
+    config = RunConfig.check({"consistency": "ssp:staleness=3", "optimizer": "sgd:lr=0.5", "on_worker_loss": "wait"})
+    assert config.model() == StaleSynchronous(staleness=3)
+    assert config.rule() == Sgd(lr=0.5)
+    assert config.rates().factor(7) == 1.0
+    assert config.keep_versions and not RunConfig().keep_versions
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"worker": 2}, "worker: expected one of clip_norm, clip_value, consistency,"),
+        ({"workers": 0}, "workers: expected greater than or equal to 1, got 0"),
+        ({"workers": 2.5}, "workers: expected a valid integer, got a number with a fractional part, got 2.5"),
+        ({"servers": "many"}, "servers: expected a valid integer, unable to parse string as an integer, got 'many'"),
+        ({"inflight_clocks": 0}, "inflight_clocks: expected greater than or equal to 1, got 0"),
+        ({"timeout_s": 0}, "timeout_s: expected greater than 0, got 0"),
+        ({"lease_s": float("nan")}, "lease_s: expected greater than 0, got nan"),
+        ({"epoch_share": 1.5}, "epoch_share: expected less than or equal to 1, got 1.5"),
+        ({"clip_norm": -1}, "clip_norm: expected greater than 0, got -1"),
+        ({"on_worker_loss": "retry"}, "on_worker_loss: expected 'wait' or 'drop', got 'retry'"),
+        ({"seed": "x"}, "seed: expected a valid integer"),
+        (
+            {"workers": 0, "servers": 0},
+            "servers: expected greater than or equal to 1, got 0; workers: expected greater",
+        ),
+        ({"consistency": "sssp"}, "consistency: expected one of async, bsp, downpour, local, quorum, ssp or package"),
+        ({"consistency": "ssp"}, "consistency: ssp: staleness: expected a value, got none"),
+        ({"consistency": "quorum:n=0"}, "consistency: quorum: n: expected greater than or equal to 1, got '0'"),
+        ({"consistency": "local:every=2"}, "consistency: local: local_lr: expected a value, got none"),
+        ({"consistency": "ps.keyspace:Options"}, "consistency: expected a subclass of ps.consistency.Consistency"),
+        ({"optimizer": "sgd"}, "optimizer: sgd: lr: expected a value, got none"),
+        ({"optimizer": "sdg:lr=1"}, "optimizer: expected one of adagrad, adam,"),
+        ({"optimizer": "staleness:kind=sqrt"}, "expected an optimizer in the last place, got 'staleness'"),
+        ({"optimizer": "sgd:lr=0.1+adam:lr=0.1"}, "got the optimizer 'sgd' before it"),
+        ({"optimizer": "dcasgd:lam=1+add"}, "expected an optimizer of gradients to wrap"),
+        ({"schedule": "cosinus"}, "schedule: expected one of constant, cosine, inverse_sqrt, step or package"),
+        ({"schedule": "cosine"}, "schedule: cosine: clocks: expected a value, got none"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        RunConfig.check(options)
+
+
+def test_an_unknown_field_in_the_json_of_another_release_is_refused() -> None:
+    sent = json.loads(RunConfig().model_dump_json()) | {"new_knob": 1}
+    with pytest.raises(pydantic.ValidationError, match="new_knob"):
+        RunConfig.model_validate_json(json.dumps(sent))
+
+
+@pytest.mark.xfail(
+    raises=TypeError, reason="only ps.optim checks own classes before they are built; ps.consistency after"
+)
+def test_an_abstract_consistency_model_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="consistency: expected"):
+        RunConfig.check({"consistency": "ps.consistency.base:Consistency"})
