@@ -1,9 +1,9 @@
 """The first five minutes with ps: one network, three consistency models, four workers of which one is slow.
 
 Trains a small network on real data under bsp, ssp and async, shows every worker meanwhile, and ends with a table and a
-plot. All runs are in virtual time: the same seed gives the same result, to the last bit.
+plot. All runs are in virtual time: the same seed gives the same result, to the last bit. `make demo` installs what it
+needs and runs it; by hand: pip install -e '.[demo]', then python examples/demo.py.
 """
-# `make demo` installs and runs it. By hand: pip install 'paramserver[demo]', then python examples/demo.py.
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import gzip
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ import ps
 from ps.metrics import Histogram, Snapshot, merge, series
 
 MODELS = ("bsp", "ssp:staleness=3", "async")
-LR = 0.3  # one rate for all three models: it is meant for one mean gradient of all workers per clock
+LR = 1.0  # one rate for all three models: it is meant for one mean gradient of all workers per clock
 HIDDEN = 128  # units of the hidden layer
 STEP_S = 0.010  # declared compute of one step, in virtual seconds
 POINTS = 30  # evaluations per run
@@ -58,14 +58,13 @@ def digits() -> Data:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = (images[order] / 16).astype(np.float32), labels[order]
-    return Data("scikit-learn's digits", (images[360:], labels[360:]), (images[:360], labels[:360]), 16, 16)
+    train, test = (images[360:], labels[360:]), (images[:360], labels[:360])
+    return Data("scikit-learn's digits", train, test, batch=32, epochs=32)
 
 
 def mnist(folder: Path) -> Data:
     """The four gzipped IDX files in this folder or in its mnist/. Exits, saying why, when they cannot be read."""
-    first = "train-images-idx3-ubyte.gz"
-    if not (folder / first).is_file():
-        folder = folder / "mnist"
+    folder = folder / "mnist" if (folder / "mnist").is_dir() else folder
     try:
         parts = []
         for part in ("train", "t10k"):
@@ -74,8 +73,8 @@ def mnist(folder: Path) -> Data:
             rows = images[16:].reshape(len(labels) - 8, 784) / np.float32(255)
             parts.append((rows, labels[8:].astype(np.int64)))
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        fail(f"--data: expected a folder with MNIST ({first} and three more, or mnist/ with them): {error}")
-    return Data("MNIST", parts[0], parts[1], 64, 3)
+        sys.exit(f"demo: --data: expected a folder with train-images-idx3-ubyte.gz and the rest of MNIST: {error}")
+    return Data("MNIST", parts[0], parts[1], batch=64, epochs=3)
 
 
 # ---- the network: two layers, in NumPy ------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def train(client: ps.Client, cluster: ps.LocalCluster, run: Run, pile: Iterator[
     # One pile of steps for all: who is ready takes the next one, so that all models do the same work.
     for step, (images, labels) in zip(pile, batches, strict=False):
         values = client.pull()  # waits as the model says
-        if step % max(1, run.steps // POINTS) == 0:  # a look takes no virtual time
+        if step % max(1, run.steps // POINTS) == 0:  # takes no virtual time
             run.curve.append((cluster.status()["virtual_seconds"], accuracy(values, data.test)))
         grads = gradients(values, images, labels)
         client.spend(step_s)  # virtual time passes as declared, whatever this machine needs
@@ -173,13 +172,13 @@ def is_over(cluster: ps.LocalCluster) -> bool:
 
 # ---- what one sees --------------------------------------------------------------------------------------------------
 class View:
-    """Bars that move while it runs; where stdout is no terminal, a plain line for every quarter."""
+    """Bars that move while it runs; where stdout is no terminal, a plain line for every quarter of it."""
 
     def __init__(self, console: Console) -> None:
         percent, note = TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[note]}")
         self.bars = Progress(TextColumn("{task.description:15}"), BarColumn(20), percent, note, console=console)
         self.bar = {model: self.bars.add_task(model, total=1.0, note="") for model in MODELS}
-        self.live = Live(self.bars, console=console) if console.is_terminal else None
+        self.live = Live(self.bars, console=console) if console.is_interactive and sys.stdout.isatty() else None
         self.quarter = dict.fromkeys(MODELS, 0)  # the last one told
 
     def show(self, run: Run, status: dict[str, Any]) -> None:
@@ -189,8 +188,7 @@ class View:
         note = f"{status['virtual_seconds']:6.2f} virtual s"
         note += f", accuracy {run.curve[-1][1]:.1%}" if run.curve else ""
         if self.live is not None:
-            first = max(clocks)
-            rows = [f"  worker {rank}: clock {clock:4}, {first - clock:3} behind" for rank, clock in enumerate(clocks)]
+            rows = [f"  worker {rank}: clock {c:4}, {max(clocks) - c:3} behind" for rank, c in enumerate(clocks)]
             if late := run.staleness:
                 rows.append(f"  staleness so far: median {late.percentile(50):g}, at most {late.max:g} commits")
             self.bars.update(self.bar[run.model], completed=share, note=note)
@@ -202,42 +200,35 @@ class View:
 
 def waits(run: Run) -> str:
     """Who waited for whom, as the servers saw it; less than 1 % of the run is left out."""
-    waited: dict[tuple[str, str], float] = {}  # a pull waits on all servers at once: the longest counts, not the sum
+    waited: dict[str, dict[str, float]] = {}  # waited for -> worker -> virtual seconds
     for _, snapshot in run.metrics:
         for (name, labels), histogram in snapshot.histograms.items():
-            if name == "gate_wait":
-                pair = dict(labels)["waited_for"], dict(labels)["worker"]
-                waited[pair] = max(histogram.sum, waited.get(pair, 0.0))
-    lines = []
-    for late in sorted({late for late, _ in waited}):
-        by = {worker: s for (other, worker), s in sorted(waited.items()) if other == late and s > run.virtual_s / 100}
-        if by:
-            mean = f"{sum(by.values()) / len(by):.1f} s{' each' if len(by) > 1 else ''}"
-            lines.append(f"{','.join(by)} waited {mean} for {late}")
+            if name == "gate_wait" and histogram.sum > run.virtual_s / 100:
+                by = waited.setdefault(dict(labels)["waited_for"], {})
+                worker = dict(labels)["worker"]  # it waits on all servers at once: the longest wait counts, not the sum
+                by[worker] = max(histogram.sum, by.get(worker, 0.0))
+    lines = [
+        f"{','.join(sorted(by))} waited\n{sum(by.values()) / len(by):.1f} s{' each' * (len(by) > 1)} for {late}"
+        for late, by in sorted(waited.items())
+    ]
     return "\n".join(lines) or "nobody"
 
 
 def closing_table(runs: list[Run]) -> Table:
-    def payload(run: Run, name: str, direction: str) -> str:
-        workers = merge(snapshot for peer, snapshot in run.metrics if peer.startswith("worker:"))
-        return f"{workers.total(name, direction=direction) / 1e6:.1f} MB"
-
-    def late(run: Run) -> str:
-        return " / ".join(f"{run.staleness.percentile(p):g}" for p in (50, 95, 100)) if run.staleness else "none"
-
-    rows: dict[str, Callable[[Run], str]] = {
-        "test accuracy": lambda run: f"{run.curve[-1][1]:.1%}",
-        "virtual seconds": lambda run: f"{run.virtual_s:.2f}",
-        "wall seconds": lambda run: f"{run.wall_s:.2f}",
-        "payload pushed": lambda run: payload(run, "push_bytes", "sent"),
-        "payload pulled": lambda run: payload(run, "pull_bytes", "received"),
-        "staleness in commits:\np50 / p95 / max": late,
-        "who waited for whom\n(virtual seconds)": waits,
-        "checksum": lambda run: run.checksum,
-    }
+    """One column per model."""
     table = Table("", *(run.model for run in runs), box=box.SIMPLE_HEAD)
-    for name, cell in rows.items():
-        table.add_row(name, *(cell(run) for run in runs))
+    workers = [merge(snapshot for peer, snapshot in run.metrics if peer.startswith("worker:")) for run in runs]
+    pushed = [peers.total("push_bytes", direction="sent") / 1e6 for peers in workers]
+    pulled = [peers.total("pull_bytes", direction="received") / 1e6 for peers in workers]
+    late = [[run.staleness.percentile(p) for p in (50, 95, 100)] if run.staleness else [] for run in runs]
+    table.add_row("test accuracy", *(f"{run.curve[-1][1]:.1%}" for run in runs))
+    table.add_row("virtual seconds", *(f"{run.virtual_s:.2f}" for run in runs))
+    table.add_row("wall seconds", *(f"{run.wall_s:.2f}" for run in runs))
+    table.add_row("payload pushed", *(f"{megabytes:.1f} MB" for megabytes in pushed))
+    table.add_row("payload pulled", *(f"{megabytes:.1f} MB" for megabytes in pulled))
+    table.add_row("staleness (commits)\np50 / p95 / max", *(" / ".join(f"{n:g}" for n in three) for three in late))
+    table.add_row("who waited for whom\n(virtual seconds)", *map(waits, runs))
+    table.add_row("checksum", *(run.checksum for run in runs))
     return table
 
 
@@ -249,8 +240,8 @@ def plot(runs: list[Run], title: str, path: Path) -> None:
         seconds, reached = zip(*run.curve, strict=True)
         label = f"{run.model}: {reached[-1]:.1%} after {seconds[-1]:.1f} virtual s"
         axes.plot(seconds, reached, style[:2], color=style[2:], markersize=4, label=label)
-    axes.set_ylim(max(0.0, min(run.curve[-1][1] for run in runs) - 0.15), 1.0)
-    axes.set(xlabel="virtual seconds: declared compute + simulated links", ylabel="test accuracy", title=title)
+    axes.set(title=title, ylim=(max(0.0, min(run.curve[-1][1] for run in runs) - 0.15), 1.0))
+    axes.set(xlabel="virtual seconds: declared compute + simulated links", ylabel="test accuracy")
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -258,10 +249,6 @@ def plot(runs: list[Run], title: str, path: Path) -> None:
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-def fail(problem: str) -> NoReturn:
-    sys.exit(f"demo: {problem}")
-
-
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     add = parser.add_argument
@@ -277,9 +264,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     for name, (least, most) in bounds.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
-            fail(f"--{name}: expected a number from {least} to {most}, got {value}")
+            sys.exit(f"demo: --{name}: expected a number from {least} to {most}, got {value}")
     if args.out.suffix != ".png" or not args.out.resolve().parent.is_dir():
-        fail(f"--out: expected a .png file in a folder that exists, got {str(args.out)!r}")
+        sys.exit(f"demo: --out: expected a .png file in a folder that exists, got {str(args.out)!r}")
     return args
 
 
@@ -289,26 +276,25 @@ def main(argv: list[str] | None = None) -> None:
     examples, features = data.train[0].shape
     each = ps.data.steps_per_epoch(examples, args.workers, data.batch) * (args.epochs or data.epochs)
     runs = [Run(model, each * args.workers) for model in MODELS]
-    slowest = f"worker {args.workers - 1} is {args.slow:g}x slower" if args.slow > 1 else "all workers alike"
-    print(
-        f"{data.name}: {examples:,} images to train on, {len(data.test[1]):,} to test; a network of {features}-{HIDDEN}-10\n"
-        f"{args.servers} servers, {args.workers} workers, {slowest}; learning rate {LR} and {runs[0].steps:,} steps for every model\n"
-        f"virtual seconds: declared compute ({1000 * STEP_S:g} ms a step) + simulated links; wall seconds: this machine\n"
-    )
+    slowest = f"worker {args.workers - 1} is {args.slow:g}x slower" if args.slow > 1 else "all alike"
     console = Console(highlight=False)
+    console.print(
+        f"{data.name}: {examples:,} images to train on, {len(data.test[1]):,} to test; network {features}-{HIDDEN}-10\n"
+        f"{args.servers} servers, {args.workers} workers, {slowest}; {runs[0].steps:,} steps per model, rate {LR:g}\n"
+        f"virtual seconds: declared compute ({1000 * STEP_S:g} ms a step) + simulated links\n"
+        "wall seconds: what this machine needs for it; beside them, never mixed\n"
+    )
     view = View(console)
     with view.live or nullcontext():
         for run in runs:
             run_model(run, data, view, args)
-    console.print(closing_table(runs))
-    plot(runs, f"{data.name}, {args.workers} workers: {slowest}", args.out)
-    bsp, ssp, free = runs
-    print(
-        f"plot: {args.out.resolve()}\n\n"
-        f"The same {bsp.steps:,} steps took {bsp.virtual_s:.1f} virtual s under bsp, where every clock waits for the slowest worker,\n"
-        f"{ssp.virtual_s:.1f} under ssp, where nobody gets more than 3 clocks ahead of it (that hides hiccups, not a machine that is\n"
-        f"always slow), and {free.virtual_s:.1f} under async, where nobody waits; the accuracies differ by ...\n"
-        f"Try next: --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then read examples/first_steps.py."
+    plot(runs, f"{data.name}, {args.workers} workers, {slowest}", args.out)
+    console.print(closing_table(runs), f"plot: {args.out.resolve()}\n", sep="\n", soft_wrap=True)
+    bsp, ssp, free = (f"{run.virtual_s:.1f}" for run in runs)
+    console.print(
+        f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where every clock waits for the slowest "
+        f"worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
+        "nobody waits.\nTry next: --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then examples/first_steps.py."
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,13 +15,15 @@ from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
 from ps.metrics import Snapshot
 from ps.types import Array
+from ps.worker.aio import AsyncClient
 from ps.worker.client import Client
 from ps.worker.reader import Reader
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-Train = Callable[[Client], Any]
+Plain = Callable[[Client], Any]
+Train = Plain | Callable[[AsyncClient], Awaitable[Any]]
 
 
 class Backend(Protocol):
@@ -29,7 +31,7 @@ class Backend(Protocol):
 
     failures: list[BaseException]  # what ended workers, in the order of time
 
-    def start(self, train: Train) -> None: ...
+    def start(self, train: Plain) -> None: ...
     def join(self, timeout: float | None) -> bool: ...
     def running(self) -> dict[int, int]: ...  # rank -> clock of the workers that have not returned
     def results(self) -> list[Any]: ...  # in rank order, None where there is none
@@ -195,17 +197,16 @@ def _check_timeout(call: str, timeout: float | None) -> None:
         raise ConfigError(f"{call}: timeout: expected seconds > 0, or None for no limit, got {timeout!r}")
 
 
-def _plain(train: Train) -> Train:
+def _plain(train: Any) -> Plain:
     """An async `train` is run in an event loop of the worker's own."""
     if not (inspect.iscoroutinefunction(train) or inspect.iscoroutinefunction(type(train).__call__)):
-        return train
+        plain: Plain = train
+        return plain
 
     def run(client: Client) -> Any:
-        from ps.worker.aio import AsyncClient
-
         awaited = AsyncClient(client)
         try:
-            return asyncio.run(train(awaited))  # type: ignore[arg-type]
+            return asyncio.run(train(awaited))
         finally:
             awaited.end_thread()
 

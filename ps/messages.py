@@ -214,6 +214,8 @@ class Values:
 class Waiting:
     """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life.
 
+    The controller says so of a barrier: `id` is its number, `slice` -1.
+
     silent_s: seconds since then, -1: it was never heard of.
     """
 

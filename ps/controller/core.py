@@ -34,6 +34,7 @@ from ps.messages import (
     Skipped,
     Spec,
     Stop,
+    Waiting,
 )
 from ps.types import Clock, PeerId, WorkerId, server_peer, worker_peer
 
@@ -182,9 +183,11 @@ class Controller:
                 member.logged.update(zip(message.names, message.values, strict=False))
                 member.logged_clock = message.clock
             case Barrier(rank, _, number):
-                member.barrier = number
+                asked_again, member.barrier = number == member.barrier, number
                 if number <= self.barrier_opened:  # a joiner's or a restarted worker's: long open
                     self._post(worker_peer(rank), BarrierOpen(number))
+                elif asked_again:
+                    self._post(worker_peer(rank), self._who_is_behind(number))
                 self._open_barriers()
             case EpochDone(_, _, epoch):
                 member.epoch = epoch
@@ -279,6 +282,12 @@ class Controller:
             for rank in live:
                 self._post(worker_peer(rank), BarrierOpen(reached))
 
+    def _who_is_behind(self, barrier: int) -> Waiting:
+        rank = next(rank for rank in self.live if self.members[rank].barrier < barrier)
+        member = self.members[rank]
+        silent_s = self._now - member.heard if member.incarnation else -1.0
+        return Waiting(barrier, -1, WorkerId(rank), member.clock, silent_s)
+
     def _end_epochs(self) -> None:
         """Project Adam's rule: an epoch ends when this share of the workers has been through it (OSDI 2014)."""
         live = self.live
@@ -341,12 +350,20 @@ class Controller:
 
 def difference(known: tuple[Spec, ...], got: tuple[Spec, ...]) -> str:
     """Where two registered batches part, in words."""
-    for mine, theirs in zip(known, got, strict=False):
+    for number, (mine, theirs) in enumerate(zip(known, got, strict=False)):
+        if mine.name != theirs.name:
+            return _told(f"parameter {number}", repr(mine.name), repr(theirs.name))
+        if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            both = (f"shape {spec.shape} {spec.dtype}" for spec in (mine, theirs))
+            return _told(f"parameter {mine.name!r}", *both)
         if mine != theirs:
-            same = mine.name == theirs.name
-            name = f"parameter {theirs.name!r}" if same else f"{theirs.name!r} in place of {mine.name!r}"
-            return (
-                f"{name}: expected shape {mine.shape} {mine.dtype} like the other workers, got {theirs.shape} "
-                f"{theirs.dtype}; register the same parameters everywhere"
-            )
-    return f"expected {len(known)} parameters like the other workers, got {len(got)}; register the same everywhere"
+            both = (str(spec) for spec in (mine, theirs))  # as they came: no promise that they are parameters
+            return _told(f"parameter {mine.name!r}", *both)
+    longer, what = (known, "missing") if len(known) > len(got) else (got, "one too many")
+    name = longer[min(len(known), len(got))].name
+    return _told("batch", f"{len(known)} parameters", f"{len(got)}, {name!r} is {what}")
+
+
+def _told(what: str, expected: str, got: str) -> str:
+    remedy = "register the same parameters in the same order everywhere"
+    return f"{what}: expected {expected} like the other workers, got {got}; {remedy}"

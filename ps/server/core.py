@@ -365,7 +365,8 @@ class Shard:
             member.ticks.append(OpenTick(tick.clock, seq_S, base_S, np.ones(len(seq_S), np.bool_)))
             member.clock = tick.clock + 1
             closed = self._close_ticks(worker)
-            self._progress(None if closed else {worker})
+            opens_others = closed and isinstance(self.engine, Arrivals)  # in rounds only a commit does
+            self._progress(None if opens_others else {worker})
         elif not member.ticks:  # else the answer to the open one covers it
             self._send(worker, Ticked(tick.incarnation, tick.clock, tick.clock == member.late_clock))
 

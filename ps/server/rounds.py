@@ -131,10 +131,9 @@ class Rounds:
         number = int(self.open_S[index])
         self.open_S[index] += 1
         entries = self.rounds[index].pop(number, {})
-        inside = [w for w in sorted(entries) if self.done_WS[w, index] > number]
-        pushes = tuple(Contribution(w, seq, weight) for w in inside for seq, weight in entries[w])
-        late = tuple((w, seq) for w in sorted(entries) if w not in inside for seq, _ in entries[w])
-        finished = tuple(int(w) for w in np.flatnonzero(self.done_WS[:, index] > number))
+        finished = np.flatnonzero(self.done_WS[:, index] > number).tolist()
+        pushes = tuple(Contribution(w, seq, weight) for w in finished for seq, weight in entries.pop(w, ()))
+        late = tuple((w, seq) for w in sorted(entries) for seq, _ in entries[w])
         return Commit(
             slice=index,
             version=number + 1,
@@ -143,7 +142,7 @@ class Rounds:
             staleness=0,
             base=number,
             contributions=pushes,
-            finished=finished,
+            finished=tuple(finished),
             clock=(number + 1) * self.clocks,
             late=late,
         )

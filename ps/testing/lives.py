@@ -54,7 +54,7 @@ class Life:
             same = want is not None and want.tobytes() == array.tobytes()
             expect(same, "values", where, f"expected {want}, got {array.reshape(-1)}")
             if clock % self.cadence.pull_every == 0:
-                wrong = self.witness.promise(clock, version, min_clock)
+                wrong = self.witness.promise(clock, version, min_clock, self.incarnation > 1)
                 expect(wrong is None, "reads", where, wrong)
             in_time = session.late_clock < clock - 1 and session.finished_S[slice_id] < clock
             if self.witness.by_version and in_time and slice_id in self.worked:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ps.config import RunConfig
-from ps.consistency import consistency
+from ps.consistency import Gather, consistency
 from ps.keyspace import Options
 from ps.sim.links import LinkFaults
 from ps.sim.loop import Simulator
@@ -147,7 +147,11 @@ def draw_schedule(
     workers, clocks = rng.randint(1, 4), rng.randint(2, 6)
     loss = on_worker_loss or rng.choice(["wait", "drop"])
     lease_s = LEASE_S if loss == "drop" and rng.random() < 0.3 else float("inf")
-    anchor = rng.randrange(workers)
+    grow_at = rng.randrange(clocks) if rng.random() < 0.25 else None
+    decision = consistency(model).commit(workers)
+    if grow_at is not None and isinstance(decision, Gather) and decision.by == "version":
+        grow_at = 0  # later, who runs ahead waits for the initial values, and those who bring them wait for it
+    anchors = {rng.randrange(workers)} | (set() if grow_at is None else {0})  # rank 0 has the initial values
     horizon_s = 0.08 * clocks
     faults: list[Fault] = [kind(rng.choice([0.02, 0.1, 0.3])) for kind in (Lossy, Repeating, Reordering) if rng.random() < 0.6]
     if rng.random() < 0.6:
@@ -156,13 +160,13 @@ def draw_schedule(
     for rank in range(joiners.stop):
         if rng.random() < 0.4:
             faults.append(SlowWorker(rank, round(rng.uniform(0, 0.05), 4)))
-        if rank in joiners or (rank != anchor and rng.random() < 0.15):
+        if rank in joiners or (rank not in anchors and rng.random() < 0.15):
             faults.append(Late(rank, round(rng.uniform(0, horizon_s), 4)))
-        if rank != anchor and rng.random() < 0.2:
+        if rank not in anchors and rng.random() < 0.2:
             faults.append(Leaves(rank, rng.randint(1, clocks)))
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
         rank, at = rng.randrange(joiners.stop), round(rng.uniform(0, horizon_s), 4)
-        if loss == "wait" or rank != anchor:
+        if loss == "wait" or rank not in anchors:
             faults.append(_crash(rng, rank, at, loss == "wait", lease_s))
     if rng.random() < 0.2:
         peers = [server_peer(0), worker_peer(rng.randrange(workers))]
@@ -177,7 +181,7 @@ def draw_schedule(
         rng.choice(["add", "add", "sgd:lr=0.5"]),
         error_feedback,
         lease_s,
-        rng.randrange(clocks) if rng.random() < 0.25 else None,
+        grow_at,
     )
 
 
@@ -322,7 +326,7 @@ class Run:
         controller = self.sim.controller.core
         member = controller.members.get(crash.rank)
         joined = [seen.incarnation.get(crash.rank, 0) for seen in self.witness.shards]
-        if member is None or member.incarnation not in joined:
+        if member is None or member.incarnation == 0 or member.incarnation not in joined:
             return False
         return crash.back_s is not None or len(self.witness.history) == len(self.witness.initial)
 

@@ -285,11 +285,16 @@ class Witness:
                 inside = seq in settled and settled[seq][1] <= version
                 self.expect(inside, "reads", where, f"{push} is missing: {settled.get(seq)}")
 
-    def promise(self, clock: int, version: int, min_clock: int) -> str | None:
-        """What the model promises to a reader at `clock`, where these numbers break it."""
+    def promise(self, clock: int, version: int, min_clock: int, restarted: bool) -> str | None:
+        """What the model promises to a reader at `clock`, where these numbers break it.
+
+        restarted: where nobody waits for who was lost, the versions that it missed are gone.
+        """
         model: Consistency = self.model
         if isinstance(model, BulkSynchronous | LocalSteps):
             exact = clock // self.model.cadence.pull_every
+            if version > exact and restarted and not self.waits:
+                return None
             return None if version == exact else f"expected exactly version {exact}"
         if isinstance(model, StaleSynchronous):
             return None if clock - min_clock <= model.staleness else f"expected min clock >= {clock - model.staleness}"

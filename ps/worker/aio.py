@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, SupportsFloat, TypeVar
 
 from ps.keyspace import Options
 from ps.types import Array
@@ -97,7 +97,7 @@ class AsyncClient:
         """As Client.barrier."""
         await self._call(self.sync.barrier, timeout=timeout)
 
-    async def log(self, **values: float) -> None:
+    async def log(self, **values: SupportsFloat) -> None:
         """As Client.log."""
         await self._call(self.sync.log, **values)
 

@@ -40,11 +40,10 @@ class Arrays:
             if flat.dtype == np.dtype(item.dtype) and flat.flags.c_contiguous:  # a swapped byte order is another
                 return Buffer(self.pool, flat.reshape(-1)[piece.start : piece.stop], lent=True)
         buffer = self.pool.take(item.dtype, item.size)
-        for piece in item.pieces:
-            flat = grads[self.keyspace.parameters[piece.parameter].name].reshape(-1)
-            length = piece.stop - piece.start
-            target = buffer.array[piece.offset : piece.offset + length]
-            np.copyto(target, flat[piece.start : piece.stop], casting="unsafe")
+        arrays = [grads[self.keyspace.parameters[piece.parameter].name] for piece in item.pieces]
+        if len(arrays) == 1:
+            arrays = [arrays[0].reshape(-1)[item.pieces[0].start : item.pieces[0].stop]]
+        np.concatenate(arrays, axis=None, out=buffer.array, casting="unsafe")  # of bundles whole parameters, flattened
         return buffer
 
     def clip(self, grads: Iterable[Buffer], norm_max: float) -> None:
@@ -117,10 +116,9 @@ class Arrays:
 
     def deliver(self, slice_id: int, values_N: Array, outputs: Mapping[str, Array]) -> None:
         """Copies one slice into the arrays of its parameters, as far as they are wanted."""
+        parameters = self.keyspace.parameters
         for piece in self.keyspace.slices[slice_id].pieces:
-            target = outputs.get(self.keyspace.parameters[piece.parameter].name)
+            target = outputs.get(parameters[piece.parameter].name)
             if target is not None:
-                length = piece.stop - piece.start
                 flat = target.reshape(-1)  # contiguous: checked by the client
-                source = values_N[piece.offset : piece.offset + length]
-                np.copyto(flat[piece.start : piece.stop], source, casting="unsafe")
+                flat[piece.start : piece.stop] = values_N[piece.offset : piece.offset + piece.stop - piece.start]

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -170,7 +170,7 @@ class Client:
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
-    def log(self, **values: float) -> None:
+    def log(self, **values: SupportsFloat) -> None:
         """Metrics of this clock, for the live view, stop rules, sweeps. Non-finite values are left out."""
         self._open("log")
         numbers = {name: _number(f"log: {name}", value) for name, value in values.items()}
@@ -181,17 +181,20 @@ class Client:
     def barrier(self, *, timeout: float | None = None) -> None:
         """Settles this worker's pushes (gathered counts) and waits for all live workers.
 
-        Raises: DeadlineError.
+        Raises: DeadlineError naming the worker that is behind; called again, it goes on waiting at the same barrier.
         """
         self._open("barrier")
         seconds = self._timeout(timeout)
         worker = self._worker
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.unsettled())
-        worker.barriers += 1
-        number = worker.barriers
-        self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
-        why = f"barrier {number}: another live worker has not reached it"
-        worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: why)
+        number = worker.barriers + 1
+
+        def ask() -> None:
+            self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
+
+        ask()
+        worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: worker.who_is_behind(number), ask)
+        worker.barriers = number
 
     def stop(self, reason: str) -> None:
         """Ends the job for everybody; `should_stop` becomes true everywhere."""
@@ -327,7 +330,7 @@ class Client:
         return arrays
 
     def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
-        for name, array in _mapping("pull: out", out or {}).items():
+        for name, array in _mapping("pull: out", {} if out is None else out).items():
             if name not in wanted:
                 raise ConfigError(f"pull: out: expected names among the pulled ones, got {name!r}")
             if not isinstance(array, np.ndarray):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ps.consistency import Consistency
+from ps.consistency import Consistency, Gather
 from ps.messages import (
     Ask,
     Code,
@@ -34,6 +34,7 @@ from ps.messages import (
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
+NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
 
 
@@ -145,6 +146,12 @@ class Session:
     def is_joined(self) -> bool:
         return len(self.welcomed) == self.shards
 
+    @property
+    def by_version(self) -> bool:
+        """Rounds are versions: a push belongs to no clock."""
+        decision = self.model.commit(1)
+        return isinstance(decision, Gather) and decision.by == "version"
+
     def place(self, shard_S: Int64, trainable: Iterable[bool]) -> None:
         """New slices at the end of the list, and where they live."""
         first, count = len(self.shard_S), len(shard_S)
@@ -157,7 +164,7 @@ class Session:
         for welcome in self.welcomed.values():  # an earlier incarnation may have been here
             mine = (welcome.slice_E >= first) & (welcome.slice_E < first + count)
             self.seq_S[welcome.slice_E[mine]] = welcome.seq_E[mine]
-            if not welcome.joined:
+            if not (welcome.joined or self.by_version):
                 self.finished_S[welcome.slice_E[mine]] = welcome.clock_E[mine]
 
     def init(self, slice_ids: Iterable[int], now: float) -> list[Action]:
@@ -234,9 +241,9 @@ class Session:
         """Asks the shards for these slices."""
         shard_E = self.shard_S[slice_ids]
         missing = {}
-        for shard in np.unique(shard_E):
+        for shard in sorted(set(shard_E.tolist())):
             ids = slice_ids[shard_E == shard]
-            missing[int(shard)] = (ids, self.seq_S[ids])
+            missing[shard] = (ids, self.seq_S[ids])
         entry = PullEntry(self._take_id(), self.told, missing)
         self.pulls[entry.id] = entry
         return entry, [self._again(("pull", shard, entry.id), now) for shard in missing]
@@ -264,7 +271,7 @@ class Session:
         """One message of a shard. What was asked by an earlier incarnation is passed over."""
         self.heard[shard] = now
         match message:
-            case Verdicts():
+            case Verdicts(incarnation) if incarnation == self.incarnation:
                 return self._verdicts(message)
             case Values():
                 return self._values(shard, message)
@@ -342,7 +349,7 @@ class Session:
             case ("pull", shard, pull):
                 entry = self.pulls[pull]
                 ids, seq_E = entry.missing[shard]
-                late = entry.clock == self.late_clock + 1
+                late = 0 < entry.clock == self.late_clock + 1
                 return Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))
             case _:
                 return Send(to, Leave(rank, incarnation))
@@ -418,7 +425,7 @@ class Session:
         self.welcomed[shard] = welcome
         if not self.is_joined:
             return []
-        if not any(w.joined for w in self.welcomed.values()):
+        if not (self.by_version or any(w.joined for w in self.welcomed.values())):
             holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
             self.clock = Clock(min(int(w.clock_E.min(initial=w.clock)) for w in holders or self.welcomed.values()))
             self.told = self.clock
@@ -429,4 +436,15 @@ class Session:
         if start == 0:
             return []
         self.clock = Clock(start - 1)
-        return self.tick(now)  # on shards that are behind, it has finished everything before without a push
+        actions = self.tick(now)  # on shards that are behind, it has finished everything before without a push
+        return self._jumps(Clock(start - 1)) if self.by_version else actions
+
+    def _jumps(self, clock: Clock) -> list[Action]:
+        """Where rounds are versions, that delivers nothing: it enters the open round of every slice alike.
+
+        Had it delivered on some, others could wait for it on the rest while it waits for them.
+        """
+        for shard, w in self.welcomed.items():
+            base_E = np.full(len(w.slice_E), NO_VERSION)
+            self._ticks[shard, clock] = Tick(self.rank, self.incarnation, clock, w.slice_E, w.seq_E, base_E)
+        return [Send(server_peer(shard), self._ticks[shard, clock]) for shard in self.welcomed]

@@ -27,6 +27,7 @@ from ps.messages import (
     Rejected,
     Spec,
     Stop,
+    Waiting,
 )
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
@@ -57,6 +58,7 @@ class Worker:
         self.batches = 0
         self.barriers = 0
         self.barrier_opened = 0
+        self.behind: Waiting | None = None  # whom a barrier waits for
         self.epoch_ended = -1
         self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
         self._initial: dict[int, Buffer] = {}
@@ -67,8 +69,7 @@ class Worker:
         try:
             self._enroll(rank, timeout_s)
         except Exception as error:
-            if self.enrolled is not None:  # others may wait for this worker already
-                self.post(CONTROLLER, Done(self.enrolled.rank, self.enrolled.incarnation, str(error)[:1000]))
+            self._give_up(str(error)[:1000])
             raise
 
     # ---- joining ----------------------------------------------------------------------------------------------------
@@ -101,6 +102,10 @@ class Worker:
         self.arrays = Arrays(self.keyspace, cadence, keeps, self.config.error_feedback)
         self.perform(self.session.join(self.port.now()))
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self._silent_shards)
+
+    def _give_up(self, why: str) -> None:
+        if self.enrolled is not None:  # others may wait for this worker already
+            self.post(CONTROLLER, Done(self.enrolled.rank, self.enrolled.incarnation, why))
 
     def register(self, batch: Mapping[str, Array], options: Mapping[str, Options], timeout_s: float) -> None:
         """One batch of parameters; returns when they are placed and, where it is on us, initialised."""
@@ -195,17 +200,30 @@ class Worker:
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    def wait(self, done: Callable[[], bool], timeout_s: float, missing: Callable[[], str]) -> None:
-        """Runs the session until `done()`. Raises: DeadlineError naming who is missing; StoppedError; PeerError."""
+    def wait(
+        self,
+        done: Callable[[], bool],
+        timeout_s: float,
+        missing: Callable[[], str],
+        ask: Callable[[], None] | None = None,
+    ) -> None:
+        """Runs the session until `done()`; `ask` is called again and again meanwhile.
+
+        Raises: DeadlineError naming who is missing; StoppedError; PeerError.
+        """
         deadline = self.port.now() + timeout_s
+        ask_at = deadline if ask is None else self.port.now() + min(self.config.resend_s, timeout_s / 2)
         while not done():
             self._check()
             now = self.port.now()
             if now >= deadline:
                 raise DeadlineError(f"after {timeout_s:g} s: {missing()}")
+            if ask is not None and now >= ask_at:
+                ask()
+                ask_at = now + self.config.resend_s
             self._flush()
             self._beat(now)
-            until = min(deadline, self._beat_at, self.session.next_timer() if self.has_session else deadline)
+            until = min(deadline, ask_at, self._beat_at, self.session.next_timer() if self.has_session else deadline)
             item = self.port.recv(min(until, now + 0.01) if self._outbox else until)
             if item is not None:
                 self._receive(*item)
@@ -268,6 +286,14 @@ class Worker:
             parts.append(f"pull of {name} at clock {entry.clock}: server {shard} {who}")
         return "; ".join(parts)
 
+    def who_is_behind(self, barrier: int) -> str:
+        """Which worker has not reached a barrier, in words, as the controller last said."""
+        note = self.behind
+        if note is None or note.id != barrier:
+            return f"barrier {barrier}: the controller has not answered"
+        heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
+        return f"barrier {barrier}: waits for worker {note.worker}, at clock {note.clock}, {heard}"
+
     def unsettled(self) -> str:
         """Which pushes wait for their verdict, in words."""
         parts = []
@@ -307,6 +333,8 @@ class Worker:
                 self.registered[body.batch] = body
             case BarrierOpen(number):
                 self.barrier_opened = max(self.barrier_opened, number)
+            case Waiting():
+                self.behind = body
             case EpochEnd(epoch):
                 self.epoch_ended = max(self.epoch_ended, epoch)
             case Stop():

@@ -73,6 +73,7 @@ class PushFuture:
 
         Raises: ConfigError when it cannot come before `tick` (gathering models commit finished clocks); DeadlineError.
         """
+        self._worker.check_process()
         session = self._worker.session
         waits_for_tick = isinstance(session.model.commit(1), Gather) and session.clock <= self._clock
         if not self.is_done and waits_for_tick:

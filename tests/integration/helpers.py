@@ -23,12 +23,16 @@ def model() -> Arrays:
     }
 
 
+def nothing(client: ps.Client, grads: Arrays) -> None:
+    pass
+
+
 def noise(params: Arrays, rng: np.random.Generator) -> Arrays:
     """A gradient."""
-    return {name: rng.standard_normal(value.shape).astype(np.float32) for name, value in params.items()}
+    return {name: np.asarray(rng.standard_normal(value.shape), np.float32) for name, value in params.items()}
 
 
-def steps(clocks: int, each: Callable[[ps.Client, Arrays], None] = lambda client, grads: None) -> Callable[[ps.Client], Arrays]:
+def steps(clocks: int, each: Callable[[ps.Client, Arrays], None] = nothing) -> Callable[[ps.Client], Arrays]:
     """A training loop of so many clocks that returns the last values; `each(client, grads)` comes after every push."""
 
     def train(client: ps.Client) -> Arrays:

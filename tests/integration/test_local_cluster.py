@@ -53,10 +53,11 @@ def test_exception_of_train_comes_out_as_raised_and_ends_the_others(seed: int | 
         raise ZeroDivisionError("no examples in batch 7")
 
     def train(client: ps.Client) -> None:
+        client.register({"w": np.zeros(3, np.float32)})
+        client.barrier()
         if client.rank == 1:
             broken_loss()
         try:
-            client.register({"w": np.zeros(3, np.float32)})
             client.push({"w": np.ones(3, np.float32)})
             client.tick()
             client.pull()  # waits for worker 1, which never comes
@@ -167,7 +168,8 @@ def test_looking_at_a_seeded_run_does_not_change_it() -> None:
             assert go_on.wait(DEADLINE_S)
 
     def checksum(look: bool) -> str:
-        half.clear(), go_on.clear()
+        half.clear()
+        go_on.clear()
         with cluster(3, consistency="async", workers=3) as one:
             one.start(steps(10, pause))
             assert half.wait(DEADLINE_S)
@@ -276,9 +278,9 @@ def test_lost_worker_that_must_come_back_is_named_by_the_deadline(seed: int | No
             one.kill("worker:1")
 
     options = {"on_worker_loss": "wait", "restart_s": 0.2}
-    with cluster(seed, workers=3, consistency=model_name, **options) as one:
-        with pytest.raises(ps.StoppedError, match=r"worker 1 was lost at clock \d and not back in 0.2 s"):
-            one.run(steps(10, crash), timeout=DEADLINE_S)
+    text = r"worker 1 was lost at clock \d and not back in 0.2 s"
+    with cluster(seed, workers=3, consistency=model_name, **options) as one, pytest.raises(ps.StoppedError, match=text):
+        one.run(steps(10, crash), timeout=DEADLINE_S)
 
 
 def test_async_workers_do_not_wait_for_a_lost_one_even_when_it_may_come_back(seed: int | None) -> None:
@@ -341,7 +343,9 @@ def test_owner_kills_while_it_runs(seed: int | None) -> None:
         assert one.results(timeout=DEADLINE_S)[2] is None
 
 
-@pytest.mark.parametrize("peer", ["worker:2", "server:1", "worker", "worker:x", "worker:-1", "worker:²", "controller:0", ""])
+@pytest.mark.parametrize(
+    "peer", ["worker:2", "server:1", "worker", "worker:x", "worker:-1", "worker:²", "controller", ""]
+)
 def test_kill_of_nobody_lists_who_is_there(seed: int | None, peer: str) -> None:
     with cluster(seed) as one:
         one.run(lambda client: None, timeout=DEADLINE_S)
@@ -379,7 +383,7 @@ def test_virtual_time_that_stands_still_is_explained() -> None:
     with cluster(1, timeout_s=0.2) as one:
         one.start(train)
         assert inside.wait(DEADLINE_S)
-        with pytest.raises(ps.DeadlineError, match="virtual time has not moved: .*only one of them runs at a time"):
+        with pytest.raises(ps.DeadlineError, match=r"virtual time has not moved: .*only one of them runs at a time"):
             one.status()
         release.set()
         one.results(timeout=DEADLINE_S)

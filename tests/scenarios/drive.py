@@ -55,7 +55,7 @@ from ps.server.ledger import (
 )
 from ps.types import Clock, Int64, WorkerId
 
-Ids = Sequence[int] | None
+Ids = int | Sequence[int] | None
 Numbers = int | Sequence[int] | None
 
 PARAMETER_SHAPE = (64, 64)  # 16 KiB: too large for a bundle, so each parameter is one slice
@@ -123,8 +123,9 @@ class Drive:
         books, ids = self.books[worker], self._ids(slices)
         seq_E = self._numbers(number, [books.number.get(int(i), 0) + 1 for i in ids])
         base_E = self._numbers(base, [books.base.get(int(i), 0) for i in ids])
-        for slice_id, seq in zip(ids.tolist(), seq_E.tolist(), strict=True):
-            books.number[slice_id] = max(seq, books.number.get(slice_id, 0))
+        if incarnation is None:
+            for slice_id, seq in zip(ids.tolist(), seq_E.tolist(), strict=True):
+                books.number[slice_id] = max(seq, books.number.get(slice_id, 0))
         at = Clock(books.clock if clock is None else clock)
         who = books.incarnation if incarnation is None else incarnation
         return self.handle(Push(WorkerId(worker), who, at, weight, ids, seq_E, base_E))
@@ -202,7 +203,7 @@ class Drive:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _ids(self, slices: Ids) -> Int64:
-        return np.array(self.shard.ledger.ids_S if slices is None else slices, np.int64)
+        return np.atleast_1d(np.array(self.shard.ledger.ids_S if slices is None else slices, np.int64))
 
     def _numbers(self, given: Numbers, default: Sequence[int]) -> Int64:
         if given is None:

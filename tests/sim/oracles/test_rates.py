@@ -25,11 +25,11 @@ MODELS = {  # model -> server optimizer
 }
 
 
-def quadratic(model: str, seed: int, workers: int, clocks: int) -> tuple[Run, Array, Array]:
-    """Worker k pulls towards its own point, all with curvature 1. The run, the starting point and the mean of theirs."""
+def quadratic(model: str, seed: int, workers: int, clocks: int, far: float) -> tuple[Run, Array, Array]:
+    """Each worker pulls towards its own point, with curvature 1. The run, the start and the mean of these points."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((workers, 20)).astype(np.float32)
-    start = np.full(20, 100, np.float32)
+    start = np.full(20, far, np.float32)
 
     def train(client: Client) -> None:
         client.register({"w": start})
@@ -48,19 +48,19 @@ def quadratic(model: str, seed: int, workers: int, clocks: int) -> tuple[Run, Ar
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("seed", "workers"), [(0, 1), (1, 2), (2, 4), (3, 7)])
+@pytest.mark.parametrize(("seed", "workers"), [(0, 1), (1, 2), (2, 5)])
 def test_the_error_shrinks_by_one_minus_lr_per_clock(seed: int, workers: int, model: str) -> None:
     clocks = 40
-    run, start, optimum = quadratic(model, seed, workers, clocks)
+    run, start, optimum = quadratic(model, seed, workers, clocks, far=100)
     left = np.linalg.norm(run.final()["w"] - optimum) / np.linalg.norm(start - optimum)
     rate = 1 - float(left) ** (1 / clocks)
     assert rate == pytest.approx(LR, rel=0.05), run.say(f"the error shrinks by {rate:.5f} per clock, not {LR}")
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if not m.startswith(("downpour", "quorum"))])
-@pytest.mark.parametrize(("seed", "workers"), [(5, 2), (6, 4)])
+@pytest.mark.parametrize(("seed", "workers"), [(5, 2), (6, 3)])
 def test_equal_workers_meet_at_the_mean_of_their_optima(seed: int, workers: int, model: str) -> None:
-    run, _, optimum = quadratic(model, seed, workers, 500)
+    run, _, optimum = quadratic(model, seed, workers, 200, far=2)
     off = float(np.abs(run.final()["w"] - optimum).max())
     assert off < 0.1, run.say(f"off the mean of the optima by {off:.3f}")
 
