@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from ps.errors import ConfigError
@@ -76,9 +77,17 @@ def build(family: str, table: Mapping[str, type[P]], spec: str, extra: Mapping[s
     return validated(family, name, plugin, {**options, **(extra or {})})
 
 
+@lru_cache(maxsize=None)
+def _adapter(plugin: type[P]) -> Any:
+    """Takes pydantic most of a millisecond, once per class."""
+    import pydantic  # late: `import ps` stays light
+
+    return pydantic.TypeAdapter(plugin)
+
+
 def validated(family: str, name: str, plugin: type[P], options: Mapping[str, Any]) -> P:
     """An instance of the dataclass `plugin`, its options checked against the annotations by pydantic."""
-    import pydantic  # late: `import ps` stays light
+    import pydantic
 
     assert dataclasses.is_dataclass(plugin)
     known = [f.name for f in dataclasses.fields(plugin) if f.init]
@@ -87,7 +96,7 @@ def validated(family: str, name: str, plugin: type[P], options: Mapping[str, Any
             has = f"one of {', '.join(known)}" if known else "no options"
             raise ConfigError(f"{family}: {name} expected {has}, got {key!r}")
     try:
-        return pydantic.TypeAdapter(plugin).validate_python(dict(options))
+        return _adapter(plugin).validate_python(dict(options))
     except pydantic.ValidationError as error:
         raise ConfigError(f"{family}: {name}: {describe(error)}") from None
 

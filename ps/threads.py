@@ -28,6 +28,7 @@ from ps.worker.reader import Reader
 from ps.worker.runtime import Worker
 
 IDLE_S = 0.5  # servers look at their timers at least so often
+SWITCH_S = 0.0005  # a service beside a busy training loop waits so long for its turn, not Python's 5 ms
 CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 
 
@@ -62,6 +63,7 @@ class Threads:
     """The backend of LocalCluster without a seed."""
 
     def __init__(self, config: RunConfig) -> None:
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         self.config, self.job = config, secrets.token_bytes(JOB_BYTES)
         self.network = MemoryNetwork()
         self.failures: list[BaseException] = []

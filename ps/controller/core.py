@@ -5,7 +5,7 @@ It is asked rarely; training goes on without it. Control links are reliable and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -357,8 +357,9 @@ def difference(known: tuple[Spec, ...], got: tuple[Spec, ...]) -> str:
             both = (f"shape {spec.shape} {spec.dtype}" for spec in (mine, theirs))
             return _told(f"parameter {mine.name!r}", *both)
         if mine != theirs:
-            both = (str(spec) for spec in (mine, theirs))  # as they came: no promise that they are parameters
-            return _told(f"parameter {mine.name!r}", *both)
+            unlike = [f.name for f in fields(Spec) if getattr(mine, f.name) != getattr(theirs, f.name)]
+            both = (", ".join(f"{name}={getattr(spec, name)!r}" for name in unlike) for spec in (mine, theirs))
+            return _told(f"parameter {mine.name!r}: options", *both)
     longer, what = (known, "missing") if len(known) > len(got) else (got, "one too many")
     name = longer[min(len(known), len(got))].name
     return _told("batch", f"{len(known)} parameters", f"{len(got)}, {name!r} is {what}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ps.consistency import Consistency, OnArrival
 from ps.messages import Code
-from ps.server.ledger import Commit, Contribution, Finished, Ledger, Record, Refused
+from ps.server.ledger import Commit, Contribution, Finished, Ledger, Record, Refused, grown
 from ps.types import Int64
 
 
@@ -18,11 +18,13 @@ class Arrivals:
 
     def __init__(self, ledger: Ledger, model: Consistency, lr: Callable[[int], float]) -> None:
         self.ledger, self.model, self.lr = ledger, model, lr
+        self.admitted_WS: Int64 = np.zeros_like(ledger.last_WS)  # last push number taken
         self.queue: list[deque[tuple[int, int, int, float]]] = []  # per slice: (worker, seq, base, weight)
         self.busy: list[bool] = []
         self.touched: set[int] = set()
 
     def add_slices(self, count: int) -> None:
+        self.admitted_WS = grown(self.admitted_WS, count, 1)
         self.queue.extend(deque() for _ in range(count))
         self.busy.extend([False] * count)
 
@@ -31,9 +33,10 @@ class Arrivals:
         return 0, clock_W
 
     def make_room(self, worker: int) -> None:
-        """The ledger has all that is kept per worker."""
+        """A row for every rank that the ledger knows."""
+        self.admitted_WS = grown(self.admitted_WS, len(self.ledger.last_WS) - len(self.admitted_WS), 0)
 
-    def prefix_S(self, worker: int, admitted_S: Int64) -> Int64:
+    def prefix_S(self, worker: int) -> Int64:
         """Per slice the last push number up to which all have a verdict."""
         row: Int64 = self.ledger.last_WS[worker]
         return row
@@ -49,6 +52,7 @@ class Arrivals:
 
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push; None: its verdict comes with its commit."""
+        self.admitted_WS[worker, index] = seq
         self.queue[index].append((worker, seq, base, weight))
         self.touched.add(index)
         return None
@@ -75,15 +79,15 @@ class Arrivals:
         self.touched.add(commit.slice)
         return []
 
-    def discard(self, worker: int, admitted_S: Int64) -> Int64:
+    def discard(self, worker: int) -> Int64:
         """Forgets what the worker has queued and not in flight; returns per slice the last number still taken."""
-        kept_S: Int64 = self.ledger.last_WS[worker].copy()
+        kept_S: Int64 = self.admitted_WS[worker]
         for index, queue in enumerate(self.queue):
             mine = sum(1 for push in queue if push[0] == worker)
-            kept_S[index] = admitted_S[index] - mine
             if mine:
+                kept_S[index] -= mine
                 self.queue[index] = deque(push for push in queue if push[0] != worker)
-        return kept_S
+        return kept_S.copy()
 
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: the least of all live, so that no minimum goes back."""

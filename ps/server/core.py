@@ -5,7 +5,6 @@ Events in (messages, finished applies), actions out; the runtime performs them i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from ps.messages import (
     Tick,
     Ticked,
     Verdicts,
-    Waiting,
     Welcome,
 )
 from ps.optim.base import Optimizer
@@ -53,6 +51,7 @@ from ps.server.actions import (
     Waited,
 )
 from ps.server.arrivals import Arrivals
+from ps.server.gate import Gate
 from ps.server.ledger import (
     VERDICTS_KEPT,
     Added,
@@ -66,34 +65,9 @@ from ps.server.ledger import (
     Refused,
     Sent,
 )
+from ps.server.members import Member, OpenTick, Parked
 from ps.server.rounds import Rounds
-from ps.types import CONTROLLER, NOBODY, Bool, Clock, Int64, PeerId, WorkerId, worker_peer
-
-
-@dataclass(slots=True)
-class OpenTick:
-    """A tick that waits for verdicts on some slices."""
-
-    clock: int
-    seq_S: Int64
-    base_S: Int64
-    open_S: Bool  # slices on which it is not closed yet
-    late: bool = False
-
-
-@dataclass(slots=True)
-class Member:
-    """What the shard knows of one worker beside the ledger; lost with the shard."""
-
-    heard: float = -1.0  # when; -1: never
-    clock: int = 0  # ticks known: the worker is at this clock
-    ticks: list[OpenTick] = field(default_factory=list)
-    late_clock: int = -1  # last clock that came too late on some slice
-    pulls: dict[int, Pull] = field(default_factory=dict)  # parked, by id
-    parked: dict[int, float] = field(default_factory=dict)  # since when
-    oldest: int = 0  # least pull id it still waits for
-    joined: bool = False  # this incarnation came as a new member
-    fenced: bool = False
+from ps.types import CONTROLLER, Clock, Int64, PeerId, worker_peer
 
 
 class Shard:
@@ -115,11 +89,8 @@ class Shard:
         self.ledger = Ledger(workers)
         engine = Rounds if isinstance(model.commit(workers), Gather) else Arrivals
         self.engine: Rounds | Arrivals = engine(self.ledger, model, self._lr)
-        # Of rounds that other shards may not have committed: a crashed worker pulls them when it comes back.
-        self.keep_versions = keep_versions and isinstance(self.engine, Rounds) and self.engine.by_clock
-        self.oldest_kept = 0
-        self.admitted_WS: Int64 = np.zeros((workers, 0), np.int64)
         self.members = [Member() for _ in range(workers)]
+        self.gate = Gate(self.ledger, self.engine, model, self.members, keep_versions)
         self.actions: list[Action] = []
         self.now = 0.0
         self.cause = -1  # the worker whose message led here: who opens a gate was waited for
@@ -163,7 +134,7 @@ class Shard:
             touched.update(push.worker for push in commit.contributions)
         self._send_verdicts(settled)
         least = int(self.ledger.version_S.min(initial=2**62))
-        if self.keep_versions and least > least_before:
+        if self.gate.keep_versions and least > least_before:
             self.actions.append(Send(CONTROLLER, Committed(self.shard, least)))
         gathers = isinstance(self.engine, Rounds)
         for worker in sorted(touched):
@@ -222,8 +193,8 @@ class Shard:
             case Place():
                 self._place(message)
             case CommittedByAll(version):
-                self.oldest_kept = max(self.oldest_kept, version)
-                self.actions.append(Forget(self.oldest_kept))
+                self.gate.oldest_kept = max(self.gate.oldest_kept, version)
+                self.actions.append(Forget(self.gate.oldest_kept))
             case SetLr(lr, at_clock):
                 self._record(LrChanged(lr, at_clock))
             case _:
@@ -250,7 +221,6 @@ class Shard:
         version, clock_W = self.engine.start_of_new(clock_W)
         self._record(Added(ids, version, clock_W))
         self.engine.add_slices(count)
-        self.admitted_WS = np.concatenate((self.admitted_WS, np.zeros((len(self.members), count), np.int64)), axis=1)
         self.local_of = np.full(len(self.keyspace.slices), -1)
         self.local_of[self.ledger.ids_S] = np.arange(first + count)
         none = np.zeros(count, np.int64)
@@ -296,7 +266,7 @@ class Shard:
         index_E = self._local(push.slice_E).tolist()
         if not self.ledger.ready_S[index_E].all():
             raise PeerError(f"worker {worker}: pushed a slice that has no initial values yet; pull it first")
-        admitted_S = self.admitted_WS[worker]
+        admitted_S = self.engine.admitted_WS[worker]
         kept = Keep(worker, [], [], [])
         gaps: list[tuple[int, int]] = []
         settled: list[tuple[int, int, int, int]] = []
@@ -304,7 +274,6 @@ class Shard:
         for place, (index, seq, base) in enumerate(entries):
             last = int(admitted_S[index])
             if seq == last + 1:
-                admitted_S[index] = seq
                 code = self.engine.take(worker, index, seq, base, push.weight, push.clock)
                 if code == Code.LATE:
                     self._record(Refused(worker, index, seq, int(self.ledger.version_S[index])))
@@ -329,7 +298,7 @@ class Shard:
         settled: list[tuple[int, int, int, int]] = []
         gaps: list[tuple[int, int]] = []
         for index, seq in zip(self._local(ask.slice_E).tolist(), ask.seq_E.tolist(), strict=True):
-            last = int(self.admitted_WS[ask.worker, index])
+            last = int(self.engine.admitted_WS[ask.worker, index])
             if seq > last:
                 gaps.append((index, last))
             else:
@@ -375,7 +344,7 @@ class Shard:
         member = self.members[worker]
         closed_one = False
         for tick in member.ticks:
-            closed_S = tick.open_S & (self.engine.prefix_S(worker, self.admitted_WS[worker]) >= tick.seq_S)
+            closed_S = tick.open_S & (self.engine.prefix_S(worker) >= tick.seq_S)
             if closed_S.any():
                 closed_one = True
                 tick.open_S &= ~closed_S
@@ -393,91 +362,43 @@ class Shard:
     # ---- pulls ------------------------------------------------------------------------------------------------------
 
     def _pull(self, pull: Pull) -> None:
-        member = self.members[pull.worker]
+        member, index_E = self.members[pull.worker], self._local(pull.slice_E)
         member.oldest = max(member.oldest, pull.oldest)
         for stale in [i for i in member.pulls if i < member.oldest]:
             del member.pulls[stale]
-            member.parked.pop(stale, None)
         if pull.id < member.oldest:
             return  # a late copy of a pull that was answered
-        self._local(pull.slice_E)
-        known = pull.id in member.pulls
-        member.pulls[pull.id] = pull
+        parked = member.pulls.get(pull.id)
+        member.pulls[pull.id] = Parked(pull, index_E, self.now if parked is None else parked.since)
         self._answer_open(pull.worker)
-        if pull.id in member.pulls:
-            member.parked.setdefault(pull.id, self.now)
-            if known:
-                self._send(pull.worker, self._why_waiting(pull))
+        if parked is not None and pull.id in member.pulls:
+            self._send(pull.worker, self.gate.why_waiting(pull, index_E, self.now))
 
     def _answer_open(self, worker: int) -> None:
-        for pull in list(self.members[worker].pulls.values()):
-            index_E = self._local(pull.slice_E)
-            if self._may_read(pull, index_E):
-                del self.members[worker].pulls[pull.id]
-                since = self.members[worker].parked.pop(pull.id, None)
-                if since is not None:
-                    self.actions.append(Waited(worker, self.cause, self.now - since))
-                self._answer(worker_peer(worker), pull.id, index_E, pull.clock)
+        pulls = self.members[worker].pulls
+        for parked in list(pulls.values()):
+            pull, index_E = parked.pull, parked.index_E
+            if self.gate.may_read(pull, index_E):
+                del pulls[pull.id]
+                if self.now > parked.since:
+                    self.actions.append(Waited(worker, self.cause, self.now - parked.since))
+                if (version_E := self.gate.version_E(index_E, pull.clock)) is not None:
+                    self._answer(worker_peer(worker), pull.id, index_E, version_E)
                 if self.optimizer.needs_base:
                     self._record(Sent(worker, index_E))
-
-    def _may_read(self, pull: Pull, index_E: Int64) -> bool:
-        worker, member = pull.worker, self.members[pull.worker]
-        if not self.ledger.ready_S[index_E].all() or member.clock < pull.clock:
-            return False
-        if any(tick.open_S[index_E].any() for tick in member.ticks):
-            return False
-        if (self.engine.prefix_S(worker, self.admitted_WS[worker])[index_E] < pull.seq_E).any():
-            return False
-        if pull.late and isinstance(self.engine, Rounds) and not self.engine.by_clock:
-            return True  # others may wait for what it pushes next
-        return bool(self._gate(pull, index_E).all())
-
-    def _gate(self, pull: Pull, index_E: Int64) -> Any:
-        clock_E = self.engine.gate_clock_E(pull.worker, index_E, pull.clock)
-        first = pull.worker == int(np.argmax(self.ledger.live_W))
-        min_clock_E = self.ledger.min_clock_S()[index_E]
-        return self.model.gate(clock_E, min_clock_E, self.ledger.version_S[index_E], first)
-
-    def _answer(self, to: PeerId, id: int, index_E: Int64, clock: int) -> None:
-        version_E = self.ledger.version_S[index_E]
-        if isinstance(self.engine, Rounds) and self.engine.by_clock:
-            exact = clock // self.engine.clocks  # one worker's clock is one version, everywhere
-            if self.keep_versions and (version_E > exact).any():  # else a restarted worker reads what there is
-                if exact < self.oldest_kept:
-                    return  # a late copy: nobody who lives waits for it
-                version_E = np.minimum(version_E, exact)
-        min_clock_E = self.ledger.min_clock_S()[index_E]
-        lr, rate = self._lr(int(min_clock_E.min(initial=2**62))) if len(index_E) else 0.0, self._rate()
-        self.actions.append(Answer(to, id, index_E, version_E, min_clock_E, lr, rate))
 
     def read(self, to: PeerId, read: Read, now: float) -> list[Action]:
         """A reader's request: the current values, at once; nothing while some are not initialised (it asks again)."""
         self.now = now
         index_E = self._local(read.slice_E)
         if self.ledger.ready_S[index_E].all():
-            version_E, min_clock_E = self.ledger.version_S[index_E], self.ledger.min_clock_S()[index_E]
-            lr = self._lr(int(min_clock_E.min(initial=2**62))) if len(index_E) else 0.0
-            self.actions.append(Answer(to, read.id, index_E, version_E, min_clock_E, lr, self._rate()))
+            self._answer(to, read.id, index_E, self.ledger.version_S[index_E])
         return self._take_actions()
 
-    def _why_waiting(self, pull: Pull) -> Waiting:
-        """For whom a parked pull waits: the initial values (-1), the worker itself, or the one that is behind."""
-        index_E = self._local(pull.slice_E)
-        ready_E = self.ledger.ready_S[index_E]
-        if not ready_E.all():
-            return Waiting(pull.id, int(pull.slice_E[~ready_E][0]), NOBODY, 0, 0.0)
-        closed_E = ~self._gate(pull, index_E)
-        if not closed_E.any():
-            some = int(pull.slice_E.max(initial=-1))
-            return Waiting(pull.id, some, pull.worker, self.members[pull.worker].clock, 0.0)
-        place = int(np.argmax(closed_E))
-        index = int(index_E[place])
-        column_W = np.array([self.engine.clock_S(w)[index] for w in range(len(self.members))])
-        behind = int(np.argmin(np.where(self.ledger.live_W, column_W, 2**62)))
-        heard = self.members[behind].heard
-        silent_s = self.now - heard if heard >= 0 else -1.0
-        return Waiting(pull.id, int(pull.slice_E[place]), WorkerId(behind), int(column_W[behind]), silent_s)
+    def _answer(self, to: PeerId, id: int, index_E: Int64, version_E: Int64) -> None:
+        min_clock_E = self.ledger.min_clock_S()[index_E]
+        lr = self._lr(int(min_clock_E.min())) if len(index_E) else 0.0
+        self.actions.append(Answer(to, id, index_E, version_E, min_clock_E, lr, self._rate()))
 
     # ---- members ----------------------------------------------------------------------------------------------------
 
@@ -501,7 +422,7 @@ class Shard:
                 self._record(Joined(worker, join.incarnation, self.ledger.clock_WS[worker].copy()))
                 member.clock = int(self._clock_S(worker).min(initial=member.clock))
         clock_S = self._clock_S(worker)
-        ids, seq_S = self.ledger.ids_S, self.admitted_WS[worker].copy()
+        ids, seq_S = self.ledger.ids_S, self.engine.admitted_WS[worker].copy()
         self._send(worker, Welcome(join.incarnation, member.joined, Clock(member.clock), ids, seq_S, clock_S))
         self._progress(None)
 
@@ -523,10 +444,15 @@ class Shard:
     def _lost(self, lost: Lost) -> None:
         """The controller says that a worker is gone."""
         worker = int(lost.worker)
-        if lost.wait or worker >= len(self.members) or lost.incarnation < self.ledger.incarnation_W[worker]:
+        if lost.wait:
             return
-        if self.ledger.live_W[worker]:
+        self._make_room(worker)  # its Join may come after the news of its end: then it is refused
+        known, live = int(self.ledger.incarnation_W[worker]), bool(self.ledger.live_W[worker])
+        if lost.incarnation < known:
+            return
+        if live:
             self._discard(worker)
+        if live or lost.incarnation > known:
             self._record(Left(worker, lost.incarnation))
         self.members[worker].fenced = True
         self._nudge()
@@ -534,21 +460,17 @@ class Shard:
 
     def _discard(self, worker: int) -> None:
         """Drops what the worker left unfinished: queued pushes, open rounds, open ticks, parked pulls."""
-        kept_S = self.engine.discard(worker, self.admitted_WS[worker])
-        self.actions.append(DropUnfinished(worker, kept_S))
-        self.admitted_WS[worker] = kept_S
+        self.actions.append(DropUnfinished(worker, self.engine.discard(worker)))
         member = self.members[worker]
         member.clock = min([member.clock, *(tick.clock for tick in member.ticks)])  # what was not closed, it does again
         member.ticks.clear()
-        self.members[worker].pulls.clear()
-        self.members[worker].parked.clear()
+        member.pulls.clear()
 
     def _make_room(self, worker: int) -> None:
         self.ledger.make_room(worker)
         self.engine.make_room(worker)
         while len(self.members) <= worker:
             self.members.append(Member())
-            self.admitted_WS = np.concatenate((self.admitted_WS, np.zeros_like(self.ledger.last_WS[:1])))
 
     # ---- common -----------------------------------------------------------------------------------------------------
 

@@ -148,6 +148,7 @@ class Ledger:
                 self.incarnation_W[worker] = incarnation
                 self.clock_WS[worker] = clock_S
             case Left(worker, incarnation):
+                self.make_room(worker)
                 self.live_W[worker] = False
                 self.incarnation_W[worker] = incarnation
             case Added():
@@ -184,10 +185,10 @@ class Ledger:
         """Rows up to this rank; new ones are not live."""
         missing = worker + 1 - len(self.live_W)
         if missing > 0:
-            self.live_W = _grown(self.live_W, missing, 0)
-            self.incarnation_W = _grown(self.incarnation_W, missing, 0)
+            self.live_W = grown(self.live_W, missing, 0)
+            self.incarnation_W = grown(self.incarnation_W, missing, 0)
             for name in ("clock_WS", "last_WS", "verdict_WSK"):
-                setattr(self, name, _grown(getattr(self, name), missing, 0))
+                setattr(self, name, grown(getattr(self, name), missing, 0))
 
     def state(self) -> list[bytes]:
         """Every number, as bytes: equal on primary and follower at the same place in the log."""
@@ -215,14 +216,14 @@ class Ledger:
         count, workers = len(added.ids), len(self.live_W)
         self.ids_S = np.concatenate((self.ids_S, added.ids))
         self.version_S = np.concatenate((self.version_S, np.full(count, added.version)))
-        self.number_S = _grown(self.number_S, count, 0)
-        self.ready_S = _grown(self.ready_S, count, 0)
+        self.number_S = grown(self.number_S, count, 0)
+        self.ready_S = grown(self.ready_S, count, 0)
         self.clock_WS = np.concatenate((self.clock_WS, np.repeat(added.clock_W[:workers, None], count, 1)), axis=1)
-        self.last_WS = _grown(self.last_WS, count, 1)
-        self.verdict_WSK = _grown(self.verdict_WSK, count, 1)
+        self.last_WS = grown(self.last_WS, count, 1)
+        self.verdict_WSK = grown(self.verdict_WSK, count, 1)
 
 
-def _grown(array: Array, count: int, axis: int) -> Array:
+def grown(array: Array, count: int, axis: int) -> Array:
     """The array with `count` zero entries appended along `axis`."""
     shape = list(array.shape)
     shape[axis] = count

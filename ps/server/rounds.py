@@ -8,7 +8,7 @@ import numpy as np
 
 from ps.consistency import Consistency, Gather
 from ps.messages import Code
-from ps.server.ledger import Commit, Contribution, Ledger, Record, Refused
+from ps.server.ledger import Commit, Contribution, Ledger, Record, Refused, grown
 from ps.types import Int64
 
 Round = dict[int, list[tuple[int, float]]]  # worker -> its (seq, weight) in this round
@@ -23,6 +23,7 @@ class Rounds:
 
     def __init__(self, ledger: Ledger, model: Consistency, lr: Callable[[int], float]) -> None:
         self.ledger, self.model, self.lr = ledger, model, lr
+        self.admitted_WS: Int64 = np.zeros_like(ledger.last_WS)  # last push number taken
         self.done_WS: Int64 = np.zeros_like(ledger.clock_WS)
         self.open_S: Int64 = np.zeros(0, np.int64)  # rounds that pushes may still enter: version, + 1 while in flight
         self.rounds: list[dict[int, Round]] = []
@@ -40,6 +41,7 @@ class Rounds:
 
     def add_slices(self, count: int) -> None:
         first = len(self.rounds)
+        self.admitted_WS = grown(self.admitted_WS, count, 1)
         self.done_WS = np.concatenate((self.done_WS, self.ledger.clock_WS[:, first:] // self.clocks), axis=1)
         self.open_S = np.concatenate((self.open_S, self.ledger.version_S[first:]))  # old ones may be in flight
         self.rounds.extend({} for _ in range(count))
@@ -52,14 +54,14 @@ class Rounds:
         return start, np.full_like(clock_W, start * self.clocks)
 
     def make_room(self, worker: int) -> None:
-        missing = worker + 1 - len(self.done_WS)
-        if missing > 0:
-            rows = np.zeros((missing, self.done_WS.shape[1]), np.int64)
-            self.done_WS = np.concatenate((self.done_WS, rows))
+        """A row for every rank that the ledger knows."""
+        missing = len(self.ledger.last_WS) - len(self.admitted_WS)
+        self.admitted_WS, self.done_WS = grown(self.admitted_WS, missing, 0), grown(self.done_WS, missing, 0)
 
-    def prefix_S(self, worker: int, admitted_S: Int64) -> Int64:
+    def prefix_S(self, worker: int) -> Int64:
         """Per slice the last push number up to which all have a verdict: gathered is one."""
-        return admitted_S
+        row: Int64 = self.admitted_WS[worker]
+        return row
 
     def gate_clock_E(self, worker: int, slices: Int64, clock: int) -> Int64:
         """The worker's clock on these slices, as the gate asks for it: by version it is the round it may go on to."""
@@ -75,6 +77,7 @@ class Rounds:
 
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push into its round; LATE when the round is over; None while its refusal has to wait its turn."""
+        self.admitted_WS[worker, index] = seq
         number = clock // self.clocks if self.by_clock else base
         if number >= self.open_S[index]:
             self.rounds[index].setdefault(number, {}).setdefault(worker, []).append((seq, weight))
@@ -110,14 +113,14 @@ class Rounds:
         late, self.late[commit.slice] = self.late[commit.slice], []
         return [Refused(worker, commit.slice, seq, commit.version) for worker, seq in late]
 
-    def discard(self, worker: int, admitted_S: Int64) -> Int64:
+    def discard(self, worker: int) -> Int64:
         """Forgets what the worker pushed in rounds it has not finished; returns per slice the last number kept."""
-        kept_S = admitted_S.copy()
+        kept_S: Int64 = self.admitted_WS[worker]
         for index, rounds in enumerate(self.rounds):
             for number, entries in rounds.items():
                 if number >= self.done_WS[worker, index]:
                     kept_S[index] -= len(entries.pop(worker, ()))
-        return kept_S
+        return kept_S.copy()
 
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: it takes part from the open round on."""

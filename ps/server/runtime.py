@@ -51,7 +51,7 @@ class Server:
         clip_value: float | None = None,
     ) -> None:
         self.shard, self.job, self.metrics = shard, job, metrics
-        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.keep_versions, clip_value)
+        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.gate.keep_versions, clip_value)
         self.follower = follower
         self._send, self._defer, self._watch = send, defer, watch
         self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)

@@ -137,6 +137,20 @@ def test_barriers_open_after_a_restart() -> None:
     assert run.results == [8, 8, 8], run.say(f"clocks {run.results}")
 
 
+@pytest.mark.xfail(
+    reason="who waits at a barrier still counts as one of the n that a commit needs", raises=AssertionError
+)
+def test_a_barrier_under_quorum_opens_for_a_slow_worker() -> None:
+    """The two fast ones wait at the barrier; the slow one needs one more worker for each of its commits."""
+    train = stepping(15, lambda client, clock: client.barrier() if clock % 5 == 4 else None)
+
+    def slow(client: Client) -> int:
+        return stepping(15, lambda client, clock: client.barrier() if clock % 5 == 4 else client.spend(0.3))(client)
+
+    run = simulate({0: train, 1: train, 2: slow}, seed=1, consistency="quorum:n=2", faults=LinkFaults(), timeout_s=20.0)
+    assert run.results == [15] * 3, run.say(f"clocks {run.results}")
+
+
 @pytest.mark.xfail(reason="Enrolled does not say which data epochs have ended", raises=AssertionError)
 def test_a_joiner_learns_which_epochs_are_over() -> None:
     ended: dict[int, bool] = {}

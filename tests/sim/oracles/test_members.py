@@ -227,8 +227,7 @@ def test_a_dropped_worker_may_come_back_as_a_joiner(seed: int, model: str) -> No
     written = Written(Problem(seed, 3, clocks, groups=(BUNDLE, DOUBLE)))
 
     def plan(sim: Simulator) -> None:
-        written.at_clock(dead, 3, lambda: sim.kill_worker(dead))
-        written.at_clock((dead + 1) % 3, 6, lambda: sim.run_worker(dead, written.train))
+        written.at_clock(dead, 3, lambda: restart(sim, dead, written.train, at=0.0, after=0.05))
 
     run = simulate(written.train, seed=seed, consistency=model, optimizer="sgd:lr=0.125", plan=plan)
     written.check(run, "sgd:lr=0.125")
@@ -254,9 +253,10 @@ def test_a_late_joiner_starts_at_the_others_clock_and_is_counted(seed: int, mode
     )
     written.check(run, "momentum:lr=0.125,decay=0.8")
     starts = written.started
-    assert starts[0] == starts[1] == 0 and starts[2] >= 1 <= starts[3], run.say(f"clocks at the start: {starts}")
+    assert starts[0] == starts[1] == 0, run.say(f"clocks at the start: {starts}")
     assert run.results == [clocks] * 4, run.say(f"clocks at the end: {run.results}")
     if model == "bsp":
+        assert starts[2] >= 2 and starts[3] >= 4, run.say(f"clocks at the start: {starts}")
         for slice_id in range(run.slices):
             sizes = [len({push.worker for push in commit.contributions}) for commit in run.commits(slice_id)]
             assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (2, 4), run.say(f"contributors: {sizes}")
@@ -367,7 +367,8 @@ def test_parameters_registered_in_mid_run_are_trained_from_there_on(seed: int, d
         same_bytes(run, got, expected, f"worker {rank}")
 
 
-@pytest.mark.parametrize("model", MODELS)
+# With quorum:n=2 two workers may run ahead and wait for rank 0 to register, which waits for a second one to commit with.
+@pytest.mark.parametrize("model", [model.replace("n=2", "n=1") for model in MODELS])
 @pytest.mark.parametrize("seed", range(2))
 def test_parameters_may_come_later_under_every_model(seed: int, model: str) -> None:
     growing = Growing(Problem(seed, 3, clocks=9, groups=GROUPS))
@@ -380,7 +381,7 @@ def test_parameters_may_come_later_under_every_model(seed: int, model: str) -> N
 # ---- waiting for one another ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [model.replace("n=2", "n=3") for model in MODELS])
 @pytest.mark.parametrize("seed", range(2))
 def test_after_a_barrier_everybodys_finished_pushes_are_in(seed: int, model: str) -> None:
     """Nobody passes before the slowest arrives; models that apply on arrival have applied all by then."""

@@ -78,6 +78,12 @@ def test_every_holder_counts() -> None:
     assert shard.current[0] is now, "nobody holds the new version"
 
 
+def test_commits_take_no_new_memory() -> None:
+    """The sum of a commit lies where that of the one before lay."""
+    shard = values()
+    assert shard.commit(commit(1), [grad(1)]) is shard.commit(commit(2), [grad(2)])
+
+
 def test_an_empty_round_touches_nothing() -> None:
     shard = values("momentum:lr=0.1,decay=0.9")
     shard.commit(commit(1), [grad(1)])

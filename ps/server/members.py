@@ -1,0 +1,42 @@
+"""What a shard knows of each worker beside the ledger: open ticks, parked pulls, signs of life; lost with the shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ps.messages import Pull
+from ps.types import Bool, Int64
+
+
+@dataclass(slots=True)
+class OpenTick:
+    """A tick that waits for verdicts on some slices."""
+
+    clock: int
+    seq_S: Int64
+    base_S: Int64
+    open_S: Bool  # slices on which it is not closed yet
+    late: bool = False
+
+
+@dataclass(slots=True)
+class Parked:
+    """A pull that the gate holds; index_E: its slices by local index."""
+
+    pull: Pull
+    index_E: Int64
+    since: float
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker."""
+
+    heard: float = -1.0  # when; -1: never
+    clock: int = 0  # ticks known: the worker is at this clock
+    ticks: list[OpenTick] = field(default_factory=list)
+    late_clock: int = -1  # last clock that came too late on some slice
+    pulls: dict[int, Parked] = field(default_factory=dict)  # by id
+    oldest: int = 0  # least pull id it still waits for
+    joined: bool = False  # this incarnation came as a new member
+    fenced: bool = False
