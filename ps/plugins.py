@@ -96,9 +96,10 @@ def validated(family: str, name: str, plugin: type[P], options: Mapping[str, Any
             has = f"one of {', '.join(known)}" if known else "no options"
             raise ConfigError(f"{family}: {name} expected {has}, got {key!r}")
     try:
-        return _adapter(plugin).validate_python(dict(options))
+        made: P = _adapter(plugin).validate_python(dict(options))
     except pydantic.ValidationError as error:
         raise ConfigError(f"{family}: {name}: {describe(error)}") from None
+    return made
 
 
 def describe(error: Any) -> str:

@@ -86,6 +86,7 @@ class Threads:
         self._workers: list[threading.Thread] = []
         self._results: dict[int, Any] = {}
         self._ended: set[int] = set()
+        self._all_ended = threading.Event()  # and not Thread.join, which an interrupt by the user breaks (gh-90882)
         self._readers = 0
         self._heard_all = threading.Event()  # the controller has heard the last words of every worker
         self._services = [self._thread("controller", self._serve_controller, transport)]
@@ -104,12 +105,11 @@ class Threads:
             thread.start()
 
     def join(self, timeout: float | None) -> bool:
-        end = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
-        for thread in self._workers:
-            thread.join(max(0.0, min(end - time.monotonic(), threading.TIMEOUT_MAX)))
-        if self.running():
+        started = time.monotonic()
+        if not self._all_ended.wait(timeout):
             return False
-        self._heard_all.wait(max(0.0, min(end - time.monotonic(), CLOSE_S)))
+        left = CLOSE_S if timeout is None else started + timeout - time.monotonic()
+        self._heard_all.wait(max(0.0, min(left, CLOSE_S)))
         return True
 
     def running(self) -> dict[int, int]:
@@ -230,7 +230,10 @@ class Threads:
         except BaseException as error:
             self.failures.append(error)
         finally:
-            self._ended.add(rank)
+            with self._lock:
+                self._ended.add(rank)
+                if len(self._ended) == self.config.workers:
+                    self._all_ended.set()
 
 
 def embedded(config: RunConfig) -> Client:

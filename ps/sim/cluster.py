@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -36,7 +37,8 @@ class Virtual:
         self._workers: dict[int, Script] = {}
         self._clients: dict[int, Client] = {}
         self._threads: set[int] = set()  # of the workers: while one runs, the loop waits for it
-        self._loop: threading.Thread | None = None
+        self._loop = threading.Thread(target=self._run, name="ps virtual time", daemon=True)
+        self._over = threading.Event()  # and not Thread.join, which an interrupt by the user breaks (gh-90882)
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._gate = threading.Lock()  # between asking and the loop's end
         self._running = self._closing = False
@@ -47,15 +49,13 @@ class Virtual:
         for rank in range(self.config.workers):
             self._workers[rank] = self.simulator.spawn(worker_peer(rank), self._worker(rank, train))
         self._running = True
-        self._loop = threading.Thread(target=self._run, name="ps virtual time", daemon=True)
         self._loop.start()
 
     def join(self, timeout: float | None) -> bool:
-        assert self._loop is not None
-        self._loop.join(timeout)
+        over = self._over.wait(timeout)
         if self._bug is not None:
             raise self._bug
-        return not self._loop.is_alive() and not self.running()
+        return over and not self.running()
 
     def running(self) -> dict[int, int]:
         alive = [rank for rank, script in self._workers.items() if not script.is_over]
@@ -101,10 +101,13 @@ class Virtual:
         self._closing = True
         if threading.get_ident() in self._threads:
             return  # train closes its own cluster: the loop sees it when this worker waits or ends
-        if self._loop is not None:
+        end = time.monotonic() + CLOSE_S
+        if self._loop.ident is not None:
             self._loop.join(CLOSE_S)
         if not self._running:
             self._kill_all()  # what waits for ever
+            for script in self.simulator.scripts.values():
+                script.join(max(0.0, end - time.monotonic()))
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -138,6 +141,7 @@ class Virtual:
         with self._gate:
             self._running = False
         self._answer()
+        self._over.set()
 
     def _answer(self) -> None:
         while self._asked:

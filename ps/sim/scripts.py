@@ -81,6 +81,11 @@ class Script:
             if self._thread.ident is not None:
                 self.resume()
 
+    def join(self, timeout: float) -> None:
+        """Waits until its thread has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
     def drain(self) -> None:
         """Lets go of messages that nobody will read."""
         while self.inbox:

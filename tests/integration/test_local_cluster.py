@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import threading
 import traceback
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ import pytest
 import ps
 from tests.integration.helpers import DEADLINE_S, assert_equal, cluster, model, our_threads, run, steps
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ["bsp", "ssp:staleness=1", "async"]
 
 
@@ -450,6 +456,39 @@ def test_train_may_close_its_own_cluster(seed: int | None) -> None:
     with pytest.raises(ps.StoppedError, match="closed while workers"):
         one.results(timeout=DEADLINE_S)
     one.close()
+
+
+INTERRUPTED = """
+import sys, threading
+import numpy as np
+import ps
+
+def train(client):
+    client.register({"w": np.zeros(3, np.float32)})
+    while True:
+        client.push_pull({"w": np.ones(3, np.float32)})
+        if client.rank == 0 and client.clock == 3:
+            print("training", flush=True)
+
+try:
+    with ps.LocalCluster(workers=2, seed=eval(sys.argv[1])) as cluster:
+        cluster.run(train)
+except KeyboardInterrupt:
+    print("interrupted,", threading.active_count(), "thread", flush=True)
+"""
+
+
+def test_interrupt_by_the_user_ends_the_run_and_its_threads(seed: int | None) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(seed)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "training\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=DEADLINE_S)[0] == "interrupted, 1 thread\n"
+        finally:
+            process.kill()
+    assert process.returncode == 0
 
 
 def test_no_thread_is_left_and_repeated_clusters_do_not_pile_up(seed: int | None) -> None:

@@ -367,7 +367,7 @@ def test_parameters_registered_in_mid_run_are_trained_from_there_on(seed: int, d
         same_bytes(run, got, expected, f"worker {rank}")
 
 
-# With quorum:n=2 two workers may run ahead and wait for rank 0 to register, which waits for a second one to commit with.
+# With quorum:n=2 two workers may run ahead and wait for rank 0 to register, which waits for one of them to commit with.
 @pytest.mark.parametrize("model", [model.replace("n=2", "n=1") for model in MODELS])
 @pytest.mark.parametrize("seed", range(2))
 def test_parameters_may_come_later_under_every_model(seed: int, model: str) -> None:

@@ -1,0 +1,42 @@
+"""Random fault schedules of every model: 500 each here, 10,000 more each under `make soak`.
+
+A failure carries the seed and a shortened schedule; paste that into test_found.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ps.testing.schedules import check_schedules
+
+SEEDS, CHUNK = 500, 50  # a chunk is one test, so that xdist can share them out
+SOAK_SEEDS, SOAK_CHUNK = 10_000, 250
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bsp, wait": ("bsp", {"on_worker_loss": "wait"}),
+    "bsp, drop": ("bsp", {"on_worker_loss": "drop"}),
+    "ssp": ("ssp:staleness=2", {}),
+    "ssp, lockstep": ("ssp:staleness=0", {}),
+    "async": ("async", {}),
+    "downpour": ("downpour:push_every=2,pull_every=3,local_lr=0.5,warm_start=2", {}),
+    "quorum": ("quorum:n=2", {}),
+    "quorum, refunds": ("quorum:n=2", {"error_feedback": True}),
+    "local": ("local:every=2,local_lr=0.5", {}),
+}
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize("name", MODELS)
+def test_random_schedules(name: str, first: int) -> None:
+    model, drawn = MODELS[name]
+    check_schedules(model, range(first, first + CHUNK), **drawn)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("first", range(SEEDS, SEEDS + SOAK_SEEDS, SOAK_CHUNK))
+@pytest.mark.parametrize("name", MODELS)
+def test_random_schedules_for_long(name: str, first: int) -> None:
+    model, drawn = MODELS[name]
+    check_schedules(model, range(first, first + SOAK_CHUNK), **drawn)
