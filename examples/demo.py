@@ -75,9 +75,7 @@ def mnist(folder: Path) -> Data:
             labels = np.frombuffer(gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8)
             parts.append((images[16:].reshape(len(labels) - 8, 784) / np.float32(255), labels[8:].astype(np.int64)))
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        sys.exit(
-            f"demo: --data: expected a folder with MNIST (train-images-idx3-ubyte.gz and three more), got: {error}"
-        )
+        sys.exit(f"demo: --data: expected a folder with MNIST (train-images-idx3-ubyte.gz, ...), got this: {error}")
     return Data("MNIST", parts[0], parts[1], batch=64, epochs=3)
 
 
@@ -126,8 +124,7 @@ class Run:
     checksum: str = ""
 
     @property
-    def staleness(self) -> Histogram | None:
-        """Of all pushes, on all servers; None as long as there was none."""
+    def staleness(self) -> Histogram | None:  # of all pushes, on all servers
         return merge(snapshot for _, snapshot in self.metrics).histograms.get(series("staleness"))
 
 
@@ -178,8 +175,8 @@ class View:
     """Bars that move while it runs; where stdout is no terminal, a plain line for every quarter of it."""
 
     def __init__(self, console: Console) -> None:
-        percent, note = TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[note]}")
-        self.bars = Progress(TextColumn("{task.description:15}"), BarColumn(20), percent, note, console=console)
+        model, note = TextColumn("{task.description:15}"), TextColumn("{task.fields[note]}")
+        self.bars = Progress(model, BarColumn(20), note, console=console)
         self.bar = {model: self.bars.add_task(model, total=1.0, note="") for model in MODELS}
         self.live = Live(self.bars, console=console) if console.is_interactive and sys.stdout.isatty() else None
         self.quarter = dict.fromkeys(MODELS, 0)  # the last one told
@@ -188,7 +185,7 @@ class View:
         """Where this run is now."""
         clocks = [worker["clock"] for worker in status["workers"]]
         share = sum(clocks) / run.steps
-        note = f"{status['virtual_seconds']:6.2f} virtual s"
+        note = f"{share:4.0%} {status['virtual_seconds']:6.2f} virtual s"
         note += f", accuracy {run.curve[-1][1]:.1%}" if run.curve else ""
         if self.live is not None:
             rows = [f"  worker {rank}: clock {c:4}, {max(clocks) - c:3} behind" for rank, c in enumerate(clocks)]
@@ -198,7 +195,7 @@ class View:
             self.live.update(self.bars if share >= 1 else Group(self.bars, *rows))
         elif int(4 * share) > self.quarter[run.model]:
             self.quarter[run.model] = int(4 * share)
-            print(f"{run.model:15} {share:4.0%} {note}, clocks {' '.join(map(str, clocks))}", flush=True)
+            print(f"{run.model:15} {note}, clocks {' '.join(map(str, clocks))}", flush=True)
 
 
 def waits(run: Run) -> str:
@@ -210,25 +207,21 @@ def waits(run: Run) -> str:
                 by = waited.setdefault(dict(labels)["waited_for"], {})
                 worker = dict(labels)["worker"]  # it waits on all servers at once: the longest wait counts, not the sum
                 by[worker] = max(histogram.sum, by.get(worker, 0.0))
-    lines = [
-        f"{','.join(sorted(by))} waited\n{sum(by.values()) / len(by):.1f} s{' each' * (len(by) > 1)} for {late}"
-        for late, by in sorted(waited.items())
-    ]
-    return "\n".join(lines) or "nobody"
+    means = {late: f"{sum(by.values()) / len(by):.1f} s" + " each" * (len(by) > 1) for late, by in waited.items()}
+    ranks = {late: ",".join(sorted(by, key=int)) for late, by in waited.items()}
+    return "\n".join(f"{ranks[late]} waited\n{means[late]} for {late}" for late in sorted(waited, key=int)) or "nobody"
 
 
 def closing_table(runs: list[Run]) -> Table:
     """One column per model."""
     table = Table("", *(run.model for run in runs), box=box.SIMPLE_HEAD)
     workers = [merge(snapshot for peer, snapshot in run.metrics if peer.startswith("worker:")) for run in runs]
-    pushed = [f"{peers.total('push_bytes', direction='sent') / 1e6:.1f} MB" for peers in workers]
-    pulled = [f"{peers.total('pull_bytes', direction='received') / 1e6:.1f} MB" for peers in workers]
     late = [[run.staleness.percentile(p) for p in (50, 95, 100)] if run.staleness else [] for run in runs]
     table.add_row("test accuracy", *(f"{run.curve[-1][1]:.1%}" for run in runs))
     table.add_row("virtual seconds", *(f"{run.virtual_s:.2f}" for run in runs))
     table.add_row("wall seconds", *(f"{run.wall_s:.2f}" for run in runs))
-    table.add_row("payload pushed", *pushed)
-    table.add_row("payload pulled", *pulled)
+    for name, metric, way in (("payload pushed", "push_bytes", "sent"), ("payload pulled", "pull_bytes", "received")):
+        table.add_row(name, *(f"{peers.total(metric, direction=way) / 1e6:.1f} MB" for peers in workers))
     table.add_row("staleness (commits)\np50 / p95 / max", *(" / ".join(f"{n:g}" for n in three) for three in late))
     table.add_row("who waited for whom\n(virtual seconds)", *map(waits, runs))
     table.add_row("checksum", *(run.checksum for run in runs))
@@ -284,8 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     console.print(
         f"{data.name}: {examples:,} images to train on, {len(data.test[1]):,} to test; network {features}-{HIDDEN}-10\n"
         f"{args.servers} servers, {args.workers} workers, {slowest}; {runs[0].steps:,} steps per model, rate {LR:g}\n"
-        f"virtual seconds: declared compute ({1000 * STEP_S:g} ms a step) + simulated links\n"
-        "wall seconds: what this machine needs for it; beside them, never mixed\n"
+        "virtual seconds: declared compute + simulated links; wall seconds beside them\n"
     )
     view = View(console)
     with view.live or nullcontext():
@@ -295,8 +287,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(closing_table(runs), f"plot: {args.out.resolve()}\n", sep="\n", soft_wrap=True)
     bsp, ssp, free = (f"{run.virtual_s:.1f}" for run in runs)
     console.print(
-        f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where every clock waits for the slowest "
-        f"worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
+        f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where every clock waits for the slowest"
+        f" worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
         "nobody waits.\nTry --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then examples/first_steps.py."
     )
 

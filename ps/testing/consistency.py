@@ -6,7 +6,7 @@ One's own model is spelled like everywhere: `check_consistency("package.module:C
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -32,10 +32,10 @@ def check_consistency(spec: str, *, schedules: int = SCHEDULES) -> None:
     """
     model = consistency(spec)
     assert model == consistency(spec), f"{spec}: expected equal models from one spelling"
-    _check_gate_answers(spec, model)
-    _check_gate_opens(spec, model)
     _check_commit(spec, model)
     _check_cadence(spec, model)
+    _check_gate_answers(spec, model)
+    _check_gate_opens(spec, model)
     decision = model.commit(1)
     losses: tuple[Literal["wait", "drop"], ...] = ("wait", "drop")
     for loss in losses:
@@ -76,10 +76,10 @@ def _check_gate_answers(spec: str, model: Consistency) -> None:
         assert right, f"{asked} expected a boolean array of shape {clock_E.shape}, got {answer!r}"
         again = _ask(spec, model, clock_E, min_clock_E, version_E, first)
         assert np.array_equal(answer, again), f"{asked} expected the same answer to the same question"
-        for start, stop in pairwise(np.linspace(0, len(clock_E), 4).astype(int).tolist()):
-            part = slice(start, stop)
+        for start in range(0, len(clock_E), 10):
+            part = slice(start, start + start % 3)  # 0 to 2 of them
             alone = _ask(spec, model, clock_E[part], min_clock_E[part], version_E[part], first)
-            assert np.array_equal(alone, answer[part]), f"{asked} expected slices {start} to {stop} to open on their own"
+            assert np.array_equal(alone, answer[part]), f"{asked} expected each to open on its own, got another in parts"
 
 
 def _check_gate_opens(spec: str, model: Consistency) -> None:

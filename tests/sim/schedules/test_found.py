@@ -8,7 +8,6 @@ from ps.testing.schedules import (
     Crash,
     Cut,
     Late,
-    Leaves,
     Lossy,
     Reordering,
     Repeating,
@@ -26,25 +25,17 @@ QUORUM2 = "quorum:n=2"
 FOUND: dict[str, tuple[str, Schedule]] = {
     "the last round of a worker that leaves alone was never committed": (
         QUORUM2,
-        Schedule(21, 4, 1, 3, (SlowApply(0.03), SlowWorker(1, 0.0275)), "wait"),
+        Schedule(53, 3, 2, 3, (Lossy(0.1), SlowWorker(1, 0.0171), Cut(PeerId("server:0"), 0.0151, 0.1538)), "wait"),
     ),
-    "a pull was answered with the version that a commit of the same event had just replaced": (
-        QUORUM2,
-        Schedule(10, 1, 2, 4, (Lossy(0.1), Repeating(0.3))),
-    ),
-    "a pull off cadence waited for a tick that does not travel": (LOCAL2, Schedule(5, clocks=2, grow_at=1)),
     "a worker that waits for others lost its lease": (
         "bsp",
-        Schedule(45, 3, 3, 1, (Lossy(0.3), SlowWorker(1, 5.0)), lease_s=6.0),
-    ),
-    "a worker was lost before the controller had heard of it": (
-        "ssp:staleness=2",
-        Schedule(11, 2, 1, 1, (Late(3, 0.3132), Crash(3, 0.3626, None))),
+        Schedule(45, 3, 3, 1, (Lossy(0.3),), "drop", "sgd:lr=0.5", lease_s=2.0),
     ),
     "the first tick of a joiner was taken for a copy": (
-        "bsp",
-        Schedule(173, 2, 3, 1, (Reordering(0.1), SlowWorker(1, 0.0223), Late(2, 0.0371)), "wait", grow_at=1),
+        "ssp:staleness=0",
+        Schedule(71, 3, 1, 2, (SlowApply(0.03), Late(4, 0.0259)), "wait"),
     ),
+    "a pull off cadence waited for a tick that does not travel": (LOCAL2, Schedule(5, clocks=2, grow_at=1)),
     "a tick overtaken by the next one was confirmed before it was closed": (
         DOWNPOUR,
         Schedule(
@@ -56,25 +47,13 @@ FOUND: dict[str, tuple[str, Schedule]] = {
         LOCAL2,
         Schedule(89, 2, 2, 2, (Lossy(0.1), Reordering(0.3), Crash(1, 0.1114, 0.002)), "drop", "sgd:lr=0.5", grow_at=1),
     ),
-    "new slices counted clocks that were finished before there were any as rounds": (
+    "new slices took the rounds in flight of the old ones for closed": (
         QUORUM2,
         Schedule(50, 4, 2, 4, (SlowApply(0.03), SlowWorker(0, 0.02)), "wait", grow_at=2),
     ),
     "by version, a clock that was not closed counted as finished after a restart": (
         QUORUM2,
         Schedule(416, 2, 3, 2, (Lossy(0.3), Repeating(0.3), Reordering(0.1), Crash(1, 0.381, 0.2973)), "wait"),
-    ),
-    "by version, a restart delivered the open round on some slices only, and two waited for one another": (
-        QUORUM2,
-        Schedule(
-            357, 4, 3, 3,
-            (
-                Lossy(0.1), Repeating(0.02), SlowApply(0.001), SlowWorker(0, 0.0005), SlowWorker(2, 0.022),
-                Leaves(2, 1), Crash(0, 0.1429, 2.6383),
-            ),
-            "wait",
-            "sgd:lr=0.5",
-        ),
     ),
     "a Join that came after the news of the worker's loss made it live for ever": (
         "bsp",
