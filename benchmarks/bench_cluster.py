@@ -1,8 +1,8 @@
 """Steps of a whole cluster in this process: 1,000 parameters of 64 bytes and one of 4 MB, and no computing at all.
 
-Every step is pull, push, tick, and moves the model twice for each worker; `bytes_moved` counts that. Beside it stand the
-copies that no exchange through memory can avoid (`copies`) and one process that steps the same arrays itself
-(`bare_sgd`). With `bsp`, and with one worker, the cluster must end on the very bytes of `bare_sgd`: same checksum.
+Every step is pull, push, tick, and moves the model twice for each worker; `bytes_moved` counts that. Beside it stand
+the copies that no exchange through memory can avoid (`copies`) and one process that steps the same arrays itself
+(`bare_sgd`). Under `bsp`, and with one worker, the cluster must end on the very bytes of `bare_sgd`: same checksum.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bench_bare_sgd(bench: Bench) -> None:
 
 
 def cluster_steps(consistency: str, workers: int, *, virtual: bool = False, reuse: bool = False) -> Function:
-    """A cluster of one server; the clock runs between two barriers of all workers. reuse: pulls fill one set of arrays."""
+    """One server; timed between two barriers of all workers. reuse: every pull fills the same arrays."""
 
     def bench_cluster(bench: Bench) -> None:
         values, grads = model(bench)
@@ -72,9 +72,9 @@ def cluster_steps(consistency: str, workers: int, *, virtual: bool = False, reus
         bytes_moved = 2 * steps * workers * nbytes(values)
 
         def loop(client: ps.Client) -> None:
-            out: dict[str, Array] | None = {name: np.zeros_like(array) for name, array in values.items()} if reuse else None
+            params: dict[str, Array] | None = None
             for _ in range(steps):
-                client.pull(out=out)
+                params = client.pull(out=params if reuse else None)
                 client.push(grads)
                 client.tick()
             client.barrier()
@@ -88,8 +88,9 @@ def cluster_steps(consistency: str, workers: int, *, virtual: bool = False, reus
             else:
                 loop(client)
 
-        options = {"consistency": consistency, "optimizer": f"sgd:lr={LR}", "seed": 1 if virtual else None}
-        with ps.LocalCluster(workers=workers, **options) as cluster:
+        seed = 1 if virtual else None
+        optimizer = f"sgd:lr={LR}"
+        with ps.LocalCluster(workers=workers, seed=seed, consistency=consistency, optimizer=optimizer) as cluster:
             cluster.run(train)
             bench.check(int(cluster.checksum(), 16))
 

@@ -6,7 +6,8 @@ exists; finished applies are reported at once, as by a server that computes them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from ps.controller.core import Controller
 from ps.keyspace import Parameter
 from ps.messages import (
     Barrier,
-    Code,
     Enroll,
     Join,
     Log,
@@ -27,15 +27,14 @@ from ps.messages import (
     Push,
     Spec,
     Tick,
-    Ticked,
     Values,
-    Verdicts,
-    Welcome,
 )
 from ps.optim import optimizer, schedule
-from ps.server.actions import Action, Apply, Send
+from ps.server.actions import Action, Answer, Apply, Send
 from ps.server.core import Shard
-from ps.types import CONTROLLER, Clock, Int64, WorkerId, worker_peer
+from ps.types import CONTROLLER, Clock, WorkerId, worker_peer
+from ps.worker.core import Action as WorkerAction
+from ps.worker.core import Send as WorkerSend
 from ps.worker.core import Session
 
 SLICE_ELEMENTS = 4096  # 16 KiB of float32: the smallest parameter that is a slice of its own
@@ -203,45 +202,70 @@ bench_shard_pull_async_64x64 = shard_pull("async", slices=64, workers=64)
 # ---- Session --------------------------------------------------------------------------------------------------------
 
 
-def answers(model: str, slices: int, clock: int) -> tuple[list[Any], list[Any], Values]:
-    """What a lone shard says after the push, after the tick and to the pull of a clock; ids as Session counts them."""
-    ids, number, nothing = np.arange(slices), np.full(slices, clock + 1), np.zeros(slices, np.int64)
-    gathered = Verdicts(1, ids, number, np.full(slices, Code.GATHERED, np.uint8), nothing)
-    applied = Verdicts(1, ids, number, np.full(slices, Code.APPLIED, np.uint8), number)
-    ticked = Ticked(1, Clock(clock), False)
-    values = Values(2 * clock + 2, ids, number, number, 0.1, 1.0)
-    return ([gathered], [ticked, applied], values) if model == "bsp" else ([applied], [ticked], values)
+def told(shard: Shard, sends: list[WorkerAction]) -> list[Any]:
+    """What the worker hears when these messages have reached the shard."""
+    heard: list[Any] = []
+    for send in sends:
+        assert isinstance(send, WorkerSend)
+        for action in feed(shard, send.body):
+            match action:
+                case Send(to, body) if to != CONTROLLER:
+                    heard.append(body)
+                case Answer(_, id, slices, version_E, min_clock_E, lr, rate):
+                    heard.append(Values(id, slices, version_E, min_clock_E, lr, rate))
+    return heard
+
+
+def joined_session(model: str, slices: int, welcome: list[Any]) -> Session:
+    """A session that knows its slices and was welcomed."""
+    session = Session(0, 1, consistency(model), shards=1)
+    session.place(np.zeros(slices, np.int64), [True] * slices)
+    session.join(0.0)
+    for message in welcome:
+        session.handle(0, message, 0.0)
+    return session
 
 
 def session_round(model: str, slices: int) -> Function:
-    """Clocks of one worker: push, tick, pull, every answer, and the look at the timers that follows each of them."""
+    """Clocks of one worker: push, tick, pull, every answer, and the look at the timers that follows each of them.
+
+    The answers are those of a shard to an equal session before.
+    """
 
     def bench_session(bench: Bench) -> None:
-        clocks = bench.size(smoke=1, full=max(2, 32768 // slices))
+        clocks = range(bench.size(smoke=1, full=max(2, 4096 // slices)))
         ids = np.arange(slices)
-        nothing = np.zeros(slices, np.int64)
-        told = [answers(model, slices, clock) for clock in range(clocks)]
-        session = Session(0, 1, consistency(model), shards=1)
-        session.place(nothing, [True] * slices)
-        session.join(0.0)
-        session.handle(0, Welcome(1, False, Clock(0), ids, nothing, nothing), 0.0)
-        actions = 0
+        shard = new_shard(model, slices, workers=1)
+        welcome = told(shard, [WorkerSend(worker_peer(0), Join(WorkerId(0), 1))])
 
-        def hear(messages: list[Any]) -> None:
-            nonlocal actions
-            for message in messages:
-                actions += len(session.handle(0, message, 0.0)) + len(session.on_timer(0.0))
+        def clock_of(session: Session, hear: Callable[[list[WorkerAction]], None]) -> None:
+            hear(session.push(ids, 1.0, 0.0)[1])
+            hear(session.tick(0.0))
+            hear(session.pull(ids, 0.0)[1])
 
-        with bench.timed(events=clocks * (3 + sum(map(len, told[0][:2])) + 1)):
-            for after_push, after_tick, values in told:
-                actions += len(session.push(ids, 1.0, 0.0)[1])
-                hear(after_push)
-                actions += len(session.tick(0.0))
-                hear(after_tick)
-                actions += len(session.pull(ids, 0.0)[1])
-                hear([values])
-        assert not session.pulls and session.is_settled
-        bench.check(checksum(session.seq_S, session.base_S, session.min_clock_S, str(actions).encode()))
+        first, answers = joined_session(model, slices, welcome), deque[list[Any]]()
+
+        def rehearse(sends: list[WorkerAction]) -> None:
+            answers.append(told(shard, sends))
+            for message in answers[-1]:
+                first.handle(0, message, 0.0)
+
+        for _ in clocks:
+            clock_of(first, rehearse)
+        second, sent = joined_session(model, slices, welcome), 0
+
+        def replay(sends: list[WorkerAction]) -> None:
+            nonlocal sent
+            sent += len(sends) + len(second.on_timer(0.0))
+            for message in answers.popleft():
+                second.handle(0, message, 0.0)
+                sent += len(second.on_timer(0.0))
+
+        with bench.timed(events=len(answers) + sum(map(len, answers))):
+            for _ in clocks:
+                clock_of(second, replay)
+        assert not second.pulls and second.is_settled
+        bench.check(checksum(second.seq_S, second.base_S, second.min_clock_S, str(sent).encode()))
 
     return bench_session
 

@@ -230,8 +230,7 @@ def closing_table(runs: list[Run]) -> Table:
 
 def plot(runs: list[Run], title: str, path: Path) -> None:
     """Accuracy over virtual seconds."""
-    figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    axes = (figure := Figure(figsize=(9, 5), dpi=150, layout="constrained")).add_subplot()
     for run, style in zip(runs, ("o-#0072B2", "s-#D55E00", "^-#009E73"), strict=True):  # Okabe and Ito's colours
         seconds, reached = zip(*run.curve, strict=True)
         label = f"{run.model}: {reached[-1]:.1%} after {seconds[-1]:.1f} virtual s"
@@ -287,8 +286,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(closing_table(runs), f"plot: {args.out.resolve()}\n", sep="\n", soft_wrap=True)
     bsp, ssp, free = (f"{run.virtual_s:.1f}" for run in runs)
     console.print(
-        f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where every clock waits for the slowest"
-        f" worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
+        f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where a clock waits for the slowest "
+        f"worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
         "nobody waits.\nTry --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then examples/first_steps.py."
     )
 

@@ -283,12 +283,17 @@ class Enroll:
 @message(41)
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The controller's word on rank, incarnation and run. The server is the authority: config is the run's own JSON."""
+    """The controller's word on rank, incarnation and run. The server is the authority: config is the run's own JSON.
+
+    barriers: opened so far. epochs: data epochs that have ended.
+    """
 
     rank: Worker
     incarnation: Number
     size: Number
     config: Annotated[str, text(1 << 20)]
+    barriers: Number = 0
+    epochs: Number = 0
 
 
 @message(42)

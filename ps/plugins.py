@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 from ps.errors import ConfigError
@@ -71,13 +72,16 @@ def build(family: str, table: Mapping[str, type[P]], spec: str, extra: Mapping[s
     plug-in. Raises: ConfigError for an unknown name (it lists the known ones), option, type or range.
     """
     name, options = parse_spec(spec)
+    head, _, rest = name.partition(":")
+    if rest and head in table:
+        raise ConfigError(f"{family}: {head}: expected options as key=value, got {rest!r}")
     plugin = table.get(name) or own_class(name)
     if plugin is None:
         raise ConfigError(f"{family}: expected one of {', '.join(sorted(table))} or package.module:Class, got {name!r}")
     return validated(family, name, plugin, {**options, **(extra or {})})
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(plugin: type[P]) -> Any:
     """Takes pydantic most of a millisecond, once per class."""
     import pydantic  # late: `import ps` stays light
@@ -90,6 +94,9 @@ def validated(family: str, name: str, plugin: type[P], options: Mapping[str, Any
     import pydantic
 
     assert dataclasses.is_dataclass(plugin)
+    if inspect.isabstract(plugin):
+        missing = ", ".join(sorted(plugin.__abstractmethods__))
+        raise ConfigError(f"{family}: {name}: expected a class that defines {missing}, got an abstract one")
     known = [f.name for f in dataclasses.fields(plugin) if f.init]
     for key in options:
         if key not in known:

@@ -64,7 +64,7 @@ def text(bytes_max: int) -> Kind:
     return Kind(f"text of at most {bytes_max} bytes", str, unpack)
 
 
-def _array(dtype: str, low: int) -> Kind:
+def _array(dtype: str, low: int, high: int | None = None) -> Kind:
     wire = np.dtype(dtype)
 
     def pack(value: Any) -> bytes:
@@ -74,11 +74,11 @@ def _array(dtype: str, low: int) -> Kind:
         if type(value) is not bytes or len(value) % wire.itemsize:
             raise ValueError
         array = np.frombuffer(value, wire)
-        if len(array) and int(array.min()) < low:
+        if len(array) and (int(array.min()) < low or (high is not None and int(array.max()) > high)):
             raise ValueError
         return array.astype(wire.newbyteorder("="), copy=False)
 
-    return Kind(f"packed {dtype} >= {low}", pack, unpack)
+    return Kind(f"packed {dtype} >= {low}" + ("" if high is None else f" and <= {high}"), pack, unpack)
 
 
 INT64 = _integer(-(2**63), 2**63 - 1)
@@ -88,7 +88,7 @@ REAL = Kind("a finite float", float, _real)
 FLAG = Kind("a boolean", bool, _flag)
 IDS_E = _array("<i8", 0)  # slice ids, ascending order is the sender's business
 COUNTS_E = _array("<i8", 0)
-CODES_E = _array("|u1", 0)
+CODES_E = _array("|u1", 1, 3)
 
 
 def listing(of: type[Any], count_max: int) -> Kind:
@@ -200,6 +200,9 @@ def decode(header: bytes, job: bytes) -> Any:
     if len(header) > HEADER_BYTES_MAX:
         raise FrameError(f"header: expected at most {HEADER_BYTES_MAX} bytes, got {len(header)}")
     try:
+        walk = msgpack.Unpacker(max_buffer_size=max(len(header), 1))
+        walk.feed(header)
+        walk.skip()  # lengths that are claimed and not there end here, before anything is made of them
         values = msgpack.unpackb(header, strict_map_key=True, use_list=True)
     except Exception as error:  # msgpack raises many kinds, all meaning the same here
         raise FrameError(f"header: expected one MessagePack tuple, got {type(error).__name__}") from None

@@ -44,6 +44,11 @@ class Cadence:
     local_lr: float | None = None
     lazy: bool = False
 
+    @property
+    def accumulates(self) -> bool:
+        """Pushes are summed on the worker (or are in its replica) and travel with a tick."""
+        return self.push_every > 1 or self.carries == "delta"
+
 
 @dataclass(frozen=True)
 class Consistency(ABC):

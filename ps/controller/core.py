@@ -5,6 +5,7 @@ It is asked rarely; training goes on without it. Control links are reliable and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from ps.errors import ConfigError
 from ps.keyspace import Keyspace, Parameter, empty_map, place
 from ps.messages import (
+    TEXT_MAX,
     Barrier,
     BarrierOpen,
     Committed,
@@ -111,6 +113,8 @@ class Controller:
             self._of_anyone(sender, message)
         elif rank in self.members and message.incarnation == self.members[rank].incarnation:
             self.members[rank].heard = now
+            if self.members[rank].state == "lost" and self.on_worker_loss == "wait":
+                self.members[rank].state = "running"  # it was only slow
             self._of_worker(self.members[rank], message)
         else:
             reason = f"worker {rank}: expected its current incarnation, got {message.incarnation}; it was restarted"
@@ -216,7 +220,8 @@ class Controller:
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
             size = max(self.size, sum(m.state != "done" for m in self.members.values()))
-            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, size, self.config))
+            past = (self.barrier_opened, self.epoch_ended + 1)
+            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, size, self.config, *past))
 
     def _register(self, register: Register) -> None:
         rank, number = int(register.worker), register.batch
@@ -291,12 +296,12 @@ class Controller:
     def _end_epochs(self) -> None:
         """Project Adam's rule: an epoch ends when this share of the workers has been through it (OSDI 2014)."""
         live = self.live
-        finished = sum(self.members[rank].epoch > self.epoch_ended for rank in live)
-        if live and finished >= self.epoch_share * len(live):
-            self.epoch_ended += 1
+        needed = max(math.ceil(self.epoch_share * len(live)), 1)
+        through = sorted((self.members[rank].epoch for rank in live), reverse=True)
+        if len(through) >= needed and through[needed - 1] > self.epoch_ended:
+            self.epoch_ended = through[needed - 1]
             for rank in live:
                 self._post(worker_peer(rank), EpochEnd(self.epoch_ended))
-            self._end_epochs()
 
     # ---- ends -------------------------------------------------------------------------------------------------------
 
@@ -329,7 +334,7 @@ class Controller:
 
     def _stop(self, reason: str, failed: bool) -> None:
         if self.stopped is None:
-            self.stopped = Stop(reason, failed)
+            self.stopped = Stop(reason.encode(errors="replace")[:TEXT_MAX].decode(errors="ignore"), failed)
             for rank, member in sorted(self.members.items()):
                 if member.state == "running":
                     self._post(worker_peer(rank), self.stopped)

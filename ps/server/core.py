@@ -69,6 +69,8 @@ from ps.server.members import Member, OpenTick, Parked
 from ps.server.rounds import Rounds
 from ps.types import CONTROLLER, Clock, Int64, PeerId, worker_peer
 
+JOIN_AHEAD_MAX = 1024  # ranks that a joiner may be above all known ones: a claim must not cost memory
+
 
 class Shard:
     """S: slices of this shard by local index; E: slices of one event; W: workers by rank."""
@@ -160,6 +162,8 @@ class Shard:
         if worker < 0 or (worker >= len(self.members) and not isinstance(message, Join)):
             raise PeerError(f"worker {worker}: expected a rank below {len(self.members)}; join first")
         if isinstance(message, Join):
+            if worker >= len(self.members) + JOIN_AHEAD_MAX:
+                raise PeerError(f"worker {worker}: expected a rank below {len(self.members) + JOIN_AHEAD_MAX}")
             self._make_room(worker)
         known = int(self.ledger.incarnation_W[worker])
         member = self.members[worker]
@@ -263,7 +267,11 @@ class Shard:
 
     def _push(self, push: Push) -> None:
         worker = push.worker
+        if not self.ledger.live_W[worker]:
+            return  # a copy that came after its Leave: what was unfinished then is dropped for good
         index_E = self._local(push.slice_E).tolist()
+        if not np.float32(push.weight) > 0:
+            raise PeerError(f"worker {worker}: push weight: expected > 0, got {push.weight}")
         if not self.ledger.ready_S[index_E].all():
             raise PeerError(f"worker {worker}: pushed a slice that has no initial values yet; pull it first")
         admitted_S = self.engine.admitted_WS[worker]

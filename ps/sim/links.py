@@ -54,5 +54,3 @@ class Links:
 
     def mend(self, peer: PeerId) -> None:
         self.cuts.discard(peer)
-
-

@@ -10,7 +10,7 @@ from ps.server.runtime import Server
 from ps.sim.loop import Simulator
 from ps.sim.scripts import Script
 from ps.testing.lives import Life
-from ps.testing.witness import PushSeen, Witness
+from ps.testing.witness import Witness
 
 
 def check_aftermath(witness: Witness, sim: Simulator, scripts: Sequence[Script], lives: Mapping[Script, Life]) -> None:
@@ -73,7 +73,8 @@ def _check_worker(witness: Witness, life: Life) -> None:
         for slice_id in range(len(life.session.shard_S)):
             want, got = life.residual.get(slice_id), life.arrays.residual.get(slice_id)
             same = (want is None) == (got is None) and (want is None or got is None or want.tobytes() == got.tobytes())
-            witness.expect(same, "frames", f"worker {life.rank}: residual of slice {slice_id}: expected {want}, got {got}")
+            where = f"worker {life.rank}: residual of {witness.name(slice_id)}:"
+            witness.expect(same, "frames", where, f"expected {want}, got {got}")
 
 
 def _check_server(witness: Witness, server: Server) -> None:
@@ -95,7 +96,8 @@ def _check_server(witness: Witness, server: Server) -> None:
     left = (server._payloads, server._unsent)
     witness.expect(not any(left), "leaks", f"shard {shard} keeps payloads or messages: {left}")
     values = server.values
-    known = Counter(map(id, [*values.current, *values.base.values(), *(b for kept in values.kept for b in kept.values())]))
+    kept = [buffer for versions in values.kept for buffer in versions.values()]
+    known = Counter(map(id, [*values.current, *values.base.values(), *kept]))
     for index, buffer in enumerate(values.current):
         held = buffer.holders - known[id(buffer)]
         witness.expect(held == 0, "leaks", f"{witness.name(seen.ids[index])} has {held} holders too many")
@@ -117,6 +119,3 @@ def _check_rounds(witness: Witness, clean: set[Life], all_clean: bool) -> None:
         version = seen.version[slice_id]
         right = version == rounds if all_clean else version >= rounds
         witness.expect(right, "versions", f"{witness.name(slice_id)}: version {version} after {rounds} rounds")
-
-
-__all__ = ["PushSeen", "check_aftermath"]

@@ -1,4 +1,4 @@
-"""What every consistency model must hold, as one call for the tests of its author: `check_consistency("ssp:staleness=2")`.
+"""What every consistency model must hold, as one call for its author's tests: `check_consistency("ssp:staleness=2")`.
 
 One's own model is spelled like everywhere: `check_consistency("package.module:Class:key=value")`.
 """
@@ -79,7 +79,7 @@ def _check_gate_answers(spec: str, model: Consistency) -> None:
         for start in range(0, len(clock_E), 10):
             part = slice(start, start + start % 3)  # 0 to 2 of them
             alone = _ask(spec, model, clock_E[part], min_clock_E[part], version_E[part], first)
-            assert np.array_equal(alone, answer[part]), f"{asked} expected each to open on its own, got another in parts"
+            assert np.array_equal(alone, answer[part]), f"{asked} expected each to open on its own, got all as one"
 
 
 def _check_gate_opens(spec: str, model: Consistency) -> None:

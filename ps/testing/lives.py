@@ -23,6 +23,7 @@ class Life:
         self.rank, self.incarnation = self.worker.rank, self.worker.incarnation
         self.session, self.arrays = self.worker.session, self.worker.arrays
         self.cadence = witness.model.cadence
+        self.accumulates = self.cadence.push_every > 1 or self.cadence.carries == "delta"  # travels when a round ends
         self.pushes: list[PushSeen] = []
         self.ticked: dict[int, int] = {}  # shard -> clocks that it has confirmed
         self.replica: dict[int, Array] = {}  # what the worker should hold
@@ -31,7 +32,7 @@ class Life:
         self.worked: dict[int, int] = {}  # version read before the last tick
         self.residual: dict[int, Array] = {}
         self.summed: dict[int, Array] = {}
-        self.weights: list[float] = []
+        self.weights: dict[int, float] = {}  # clock -> of its accumulated pushes
         self.grads: dict[int, Array] = {}  # of the push that is being made
         hooks: dict[str, Callable[..., Any]] = {"_verdicts": self._verdicts, "_values": self._values}
         self.original = {name: getattr(self.session, name) for name in (*hooks, "_ticked")}
@@ -73,8 +74,8 @@ class Life:
                     scale = self.worker.keyspace.slices[slice_id].options.lr_scale
                     old = self.replica[slice_id]
                     self.replica[slice_id] = np.asarray(old - old.dtype.type(lr * scale) * grad)
-        if self.cadence.push_every > 1:
-            self.weights.append(weight)
+        if self.accumulates:
+            self.weights[self.client.clock] = self.weights.get(self.client.clock, 0.0) + weight
             if self.cadence.carries == "gradient":
                 for slice_id, grad in self.grads.items():
                     self.summed[slice_id] = self.summed.get(slice_id, 0) + grad.dtype.type(weight) * grad
@@ -92,8 +93,8 @@ class Life:
     def _send_push(self, ids: Any, fresh: Any, weight: float) -> int:
         number: int = self.original["_send_push"](ids, fresh, weight)
         entry = self.session.pushes.get(number)
-        if self.cadence.push_every > 1:
-            mean = sum(self.weights) / self.cadence.push_every
+        if self.accumulates:
+            mean = sum(self.weights.values()) / len(self.weights)
             self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
             self.weights.clear()
         for slice_id, (seq, base) in entry.open.items() if entry is not None else ():
@@ -105,15 +106,17 @@ class Life:
             self.witness.expect(same, "frames", where, f"expected {want.tolist()}, got {frame.tolist()}")
             self.pushes.append(push)
             self.witness.on_push(push)
+        self.summed.clear()  # what an earlier incarnation has finished does not travel, nor later
         return number
 
     def _frame(self, slice_id: int, weight: float) -> Array:
         """What should travel for this slice: gradient, accumulated gradients or delta, and what was refused before."""
-        frame = self.grads[slice_id]
         if self.cadence.carries == "delta":
             frame = self.pulled[slice_id] - self.replica[slice_id]
-        elif slice_id in self.summed:
-            frame = self.summed.pop(slice_id) / frame.dtype.type(weight)
+        elif self.accumulates:
+            frame = self.summed[slice_id] / self.summed[slice_id].dtype.type(weight)
+        else:
+            frame = self.grads[slice_id]
         left = self.residual.pop(slice_id, None)
         return np.asarray(frame if left is None else frame + left)
 

@@ -11,185 +11,44 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ps.config import RunConfig
-from ps.consistency import Gather, consistency
 from ps.keyspace import Options
 from ps.sim.links import LinkFaults
 from ps.sim.loop import Simulator
 from ps.sim.scripts import Script
 from ps.testing.aftermath import check_aftermath
+from ps.testing.faults import (
+    Crash,
+    Cut,
+    Fault,
+    Late,
+    Leaves,
+    Lossy,
+    Reordering,
+    Repeating,
+    Schedule,
+    SlowApply,
+    SlowWorker,
+    draw_schedule,
+)
 from ps.testing.lives import Life
 from ps.testing.witness import Batch, Broken, Witness
 from ps.transport.base import Message
-from ps.types import Array, PeerId, server_peer, worker_peer
+from ps.types import Array, PeerId, worker_peer
 from ps.worker.client import Client
 
+__all__ = [
+    "Crash", "Cut", "Fault", "Late", "Leaves", "Lossy", "Reordering", "Repeating", "SlowApply", "SlowWorker",
+    "Report", "Schedule", "check_schedule", "check_schedules", "draw_schedule", "run_schedule", "shorten",
+]  # fmt: skip
+
 TIMEOUT_S = 200.0  # virtual; nothing in a schedule takes a tenth of it
-LEASE_S = 2.0  # virtual
 EVENTS_MAX = 100_000  # a run has some hundreds
 SHORTENINGS_MAX = 300  # runs that `shorten` may spend
-
-
-# ---- faults -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Lossy:
-    """Data links drop this share of all messages."""
-
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Repeating:
-    """Data links deliver this share of all messages twice."""
-
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reordering:
-    """Data links let this share of all messages be overtaken."""
-
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlowApply:
-    """An apply takes up to so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlowWorker:
-    """The worker computes about so many seconds in each clock."""
-
-    rank: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """The worker dies, and comes back after `back_s` seconds (None: never). notice: the controller sees it die."""
-
-    rank: int
-    at: float
-    back_s: float | None
-    notice: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """The worker starts so late; a rank beyond the expected ones joins a run that is under way."""
-
-    rank: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leaves:
-    """The worker leaves for good after so many clocks."""
-
-    rank: int
-    clocks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """No data message from or to the peer arrives for a while."""
-
-    peer: PeerId
-    at: float
-    seconds: float
-
-
-Fault: TypeAlias = Lossy | Repeating | Reordering | SlowApply | SlowWorker | Crash | Late | Leaves | Cut
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One run as plain data; `seed` gives the links' dice and what the scripts do in each clock."""
-
-    seed: int
-    workers: int = 2
-    servers: int = 1
-    clocks: int = 3  # of every worker
-    faults: tuple[Fault, ...] = ()
-    on_worker_loss: Literal["wait", "drop"] = "drop"
-    optimizer: str = "add"
-    error_feedback: bool = False
-    lease_s: float = float("inf")
-    grow_at: int | None = None  # clock at which one more parameter is registered
-
-    def one(self, kind: type[Any], default: Any) -> Any:
-        """The only fault of this kind."""
-        return next((fault for fault in self.faults if isinstance(fault, kind)), default)
-
-    def of_rank(self, kind: type[Any], rank: int) -> Any:
-        """The first fault of this kind that strikes this worker, or None."""
-        return next((fault for fault in self.faults if isinstance(fault, kind) and fault.rank == rank), None)
-
-
-def draw_schedule(
-    seed: int,
-    model: str,
-    *,
-    on_worker_loss: Literal["wait", "drop"] | None = None,
-    error_feedback: bool = False,
-) -> Schedule:
-    """The schedule of this seed. Under `drop` one worker neither crashes nor leaves early, so that the job goes on."""
-    rng = Random(f"{seed} {model}")
-    workers, clocks = rng.randint(1, 4), rng.randint(2, 6)
-    loss = on_worker_loss or rng.choice(["wait", "drop"])
-    lease_s = LEASE_S if loss == "drop" and rng.random() < 0.3 else float("inf")
-    grow_at = rng.randrange(clocks) if rng.random() < 0.25 else None
-    decision = consistency(model).commit(workers)
-    if grow_at is not None and isinstance(decision, Gather) and decision.by == "version":
-        grow_at = 0  # later, who runs ahead waits for the initial values, and those who bring them wait for it
-    anchors = {rng.randrange(workers)} | (set() if grow_at is None else {0})  # rank 0 has the initial values
-    horizon_s = 0.08 * clocks
-    faults: list[Fault] = [kind(rng.choice([0.02, 0.1, 0.3])) for kind in (Lossy, Repeating, Reordering) if rng.random() < 0.6]
-    if rng.random() < 0.6:
-        faults.append(SlowApply(rng.choice([0.001, 0.005, 0.03])))
-    joiners = range(workers, workers + (rng.randint(1, 2) if rng.random() < 0.25 else 0))
-    for rank in range(joiners.stop):
-        if rng.random() < 0.4:
-            faults.append(SlowWorker(rank, round(rng.uniform(0, 0.05), 4)))
-        if rank in joiners or (rank not in anchors and rng.random() < 0.15):
-            faults.append(Late(rank, round(rng.uniform(0, horizon_s), 4)))
-        if rank not in anchors and rng.random() < 0.2:
-            faults.append(Leaves(rank, rng.randint(1, clocks)))
-    for _ in range(rng.choice([0, 1, 1, 2, 3])):
-        rank, at = rng.randrange(joiners.stop), round(rng.uniform(0, horizon_s), 4)
-        if loss == "wait" or rank not in anchors:
-            faults.append(_crash(rng, rank, at, loss == "wait", lease_s))
-    if rng.random() < 0.2:
-        peers = [server_peer(0), worker_peer(rng.randrange(workers))]
-        faults.append(Cut(rng.choice(peers), round(rng.uniform(0, horizon_s), 4), round(rng.uniform(0.01, 0.5), 4)))
-    return Schedule(
-        seed,
-        workers,
-        rng.randint(1, 3),
-        clocks,
-        tuple(faults),
-        loss,
-        rng.choice(["add", "add", "sgd:lr=0.5"]),
-        error_feedback,
-        lease_s,
-        grow_at,
-    )
-
-
-def _crash(rng: Random, rank: int, at: float, waits: bool, lease_s: float) -> Crash:
-    """A silent one comes back, or its lease tells that it is gone."""
-    notice = rng.random() < 0.6
-    gone = not waits and rng.random() < 0.5 and (notice or lease_s < float("inf"))
-    return Crash(rank, at, None if gone else round(rng.choice([0.0, 0.02, 0.1, 0.4, 3.0]) * rng.random(), 4), notice)
 
 
 # ---- running ------------------------------------------------------------------------------------------------------
@@ -238,9 +97,9 @@ class Run:
 
     def __init__(self, schedule: Schedule, model: str) -> None:
         self.schedule, self.model = schedule, model
-        options = dict(servers=schedule.servers, workers=schedule.workers, consistency=model, optimizer=schedule.optimizer)
-        options |= dict(on_worker_loss=schedule.on_worker_loss, error_feedback=schedule.error_feedback)
-        options |= dict(lease_s=schedule.lease_s, resend_s=0.05, timeout_s=TIMEOUT_S, restart_s=TIMEOUT_S, seed=schedule.seed)
+        same = ("servers", "workers", "optimizer", "on_worker_loss", "error_feedback", "lease_s", "seed")
+        options = {name: getattr(schedule, name) for name in same}
+        options |= dict(consistency=model, resend_s=0.05, timeout_s=TIMEOUT_S, restart_s=TIMEOUT_S)
         config = RunConfig.check(options)
         self.batches = parameters(schedule.grow_at is not None)
         self.witness = Witness(config, self.batches)
@@ -252,8 +111,7 @@ class Run:
         self.scripts: list[Script] = []
         self.dead: set[int] = set()  # ranks that wait for their restart
         self.pending = 0  # starts that are still to come
-        cadence = consistency(model).cadence
-        self.plain, self.always_pulls = cadence.push_every == 1, cadence.carries == "delta"
+        self.deltas = self.witness.model.cadence.carries == "delta"  # from what every pull of a round brings
 
     def run(self) -> None:
         """To the end, and beyond it until all messages have arrived."""
@@ -322,8 +180,10 @@ class Run:
             self.sim.at(self.sim.now + crash.back_s, lambda: self._start_pending(crash.rank))
 
     def _may_die(self, crash: Crash) -> bool:
-        """Two gaps of the control plane are left out: an answer to Enroll that finds the next incarnation, and initial
-        values that nobody has any more."""
+        """Not before it has joined somewhere, and not with the only initial values: see faults.py.
+
+        An answer to Enroll that comes late would find the next incarnation, which takes it for its own.
+        """
         starts = sum(script.address == worker_peer(crash.rank) for script in self.scripts)
         if all(seen.incarnation.get(crash.rank) != starts for seen in self.witness.shards):
             return False
@@ -348,24 +208,18 @@ class Run:
                 names += batch
             if client.clock >= clocks:
                 break
-            if fresh or self.always_pulls or dice.random() < 0.85:
-                life.pull(names if fresh or self.witness.by_version else self._some(dice, names))
+            if fresh or self.deltas or dice.random() < 0.85:
+                life.pull(names if fresh or self.deltas or self.witness.by_version else _some(dice, names))
             if slow is not None:
                 client.spend(slow.seconds * (0.5 + dice.random()))
-            for _ in range(dice.choice([0, 1, 1, 1, 2]) if self.plain else 1):
-                some = self._some(dice, [name for name in names if name != "n"])
+            for _ in range(dice.choice([0, 1, 1, 1, 2])):
+                some = _some(dice, [name for name in names if name != "n"])
                 futures.append(life.push(self._grads(dice, some), 2.0 ** (rank % 3)))
             life.tick()
         if Random(f"{schedule.seed} {rank}").random() < 0.5:
             for future in futures if not self.witness.by_version else ():  # who is late must go on, not wait
                 future.result()
             life.pull(names)
-
-    def _some(self, dice: Random, names: list[str]) -> list[str]:
-        """All names or part of them; where pushes are accumulated always all."""
-        if not self.plain or dice.random() < 0.7:
-            return names
-        return sorted(dice.sample(names, dice.randint(1, len(names))))
 
     def _grads(self, dice: Random, names: list[str]) -> dict[str, Array]:
         """Small integers above 0: every push shows in the sum."""
@@ -375,6 +229,11 @@ class Run:
             like = arrays[name]
             grads[name] = np.array([dice.randint(1, 99) for _ in range(like.size)], like.dtype).reshape(like.shape)
         return grads
+
+
+def _some(dice: Random, names: list[str]) -> list[str]:
+    """Mostly all names, else part of them."""
+    return names if dice.random() < 0.7 else sorted(dice.sample(names, dice.randint(1, len(names))))
 
 
 LINKS: dict[str, type[Any]] = {"drop": Lossy, "repeat": Repeating, "reorder": Reordering}

@@ -18,6 +18,7 @@ liveness      scripts end, in time and without an error
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Witness:
         for batch in batches:
             self.keyspace.extend([Parameter.of(name, values, options) for name, (values, options) in batch.items()])
             self.initial += [values.reshape(-1) for values, _ in batch.values()]
+        self.names = [f"slice {i} ({self.keyspace.describe(i)})" for i in range(len(self.keyspace.slices))]
         assert len(self.keyspace.slices) == len(self.initial), "give each parameter options of its own: one slice each"
         self.shards = [ShardSeen(live=set(range(config.workers))) for _ in range(config.servers)]
         self.shard_of: dict[int, ShardSeen] = {}
@@ -113,7 +115,7 @@ class Witness:
             self.broken.append(Broken(check, " ".join(map(str, text))))
 
     def name(self, slice_id: int) -> str:
-        return f"slice {slice_id} ({self.keyspace.describe(slice_id)})"
+        return self.names[slice_id]
 
     # ---- the log ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +151,8 @@ class Witness:
         for slice_id in touched:
             least = seen.min_clock(slice_id)
             before = seen.floor.get(slice_id, 0)
-            self.expect(least >= before, "versions", f"{self.name(slice_id)}: min clock {before} became {least}: {record}")
+            where = self.name(slice_id)
+            self.expect(least >= before, "versions", where, "min clock", before, "became", least, record)
             seen.floor[slice_id] = least
 
     def _add(self, seen: ShardSeen, added: Added) -> None:
@@ -211,7 +214,7 @@ class Witness:
         if self.rule.TAKES == "sum":
             return np.asarray(old + grad)
         if self.gather is not None:
-            grad = grad / kind(sum(push.weight for push in pushes))
+            grad = grad / kind(math.fsum(kind(push.weight) for push in pushes))
         return np.asarray(old - kind(lr * self.keyspace.slices[slice_id].options.lr_scale) * grad)
 
     def _settle(self, worker: int, slice_id: int, seq: int, verdict: tuple[Code, int]) -> None:
@@ -300,5 +303,5 @@ class Witness:
             return None if clock - min_clock <= model.staleness else f"expected min clock >= {clock - model.staleness}"
         if self.by_version or model.cadence.pull_every > 1:
             return None
-        numbers = (np.array([number]) for number in (clock, min_clock, version))
-        return None if bool(model.gate(*numbers, True).all()) else "expected an open gate"
+        open_E = model.gate(np.array([clock]), np.array([min_clock]), np.array([version]), True)
+        return None if bool(open_E.all()) else "expected an open gate"

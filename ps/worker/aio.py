@@ -89,9 +89,9 @@ class AsyncClient:
         """As Client.push_pull."""
         return await self._call(self.sync.push_pull, grads, weight, out=out, timeout=timeout)
 
-    async def tick(self) -> None:
+    async def tick(self, *, timeout: float | None = None) -> None:
         """As Client.tick."""
-        await self._call(self.sync.tick)
+        await self._call(self.sync.tick, timeout=timeout)
 
     async def barrier(self, *, timeout: float | None = None) -> None:
         """As Client.barrier."""

@@ -24,8 +24,8 @@ class Arrays:
         self.frames: dict[tuple[int, int], Buffer] = {}  # (push, slice)
         self.replica: dict[int, Array] = {}
         self.pulled: dict[int, Array] = {}  # the replica as it was pulled, where deltas travel
-        self.summed: dict[int, Array] = {}  # accumulated weight * gradient
-        self.weights: list[float] = []  # of the accumulated pushes
+        self.summed: dict[int, Array | None] = {}  # accumulated weight * gradient; None where the delta travels
+        self.weights: dict[int, float] = {}  # clock -> weight of its accumulated pushes
         self.residual: dict[int, Array] = {}  # gradient units, master dtype; only where something is left
 
     # ---- pushing ----------------------------------------------------------------------------------------------------
@@ -55,23 +55,36 @@ class Arrays:
                 kernels.scale_into(buffer.array, norm_max / norm, buffer.array)
 
     def accumulate(self, slice_id: int, grad_N: Float, weight: float) -> None:
-        """Adds weight * gradient to what the next travelling push carries."""
-        if slice_id not in self.summed:
-            self.summed[slice_id] = np.zeros(grad_N.size, grad_N.dtype)
+        """Takes note of a push that travels later: adds weight * gradient, where gradients travel."""
+        if self.cadence.carries == "delta":
+            self.summed.setdefault(slice_id, None)  # the replica has it already
+            return
+        total_N = self.summed.get(slice_id)
+        if total_N is None:
+            total_N = self.summed[slice_id] = np.zeros(grad_N.size, grad_N.dtype)
         scaled = self.pool.take(grad_N.dtype.name, grad_N.size)
         kernels.scale_into(grad_N, weight, scaled.array)
-        self.summed[slice_id] += scaled.array
+        total_N += scaled.array
         scaled.release()
 
-    def frame(self, slice_id: int, fresh: Buffer, weight: float) -> Buffer:
-        """What travels for a slice at a push: the gradient, the accumulated one, or the replica's delta; + residual."""
-        if self.cadence.carries == "delta":
-            np.subtract(self.pulled[slice_id], self.replica[slice_id], out=fresh.array)
-        elif slice_id in self.summed:
-            kernels.divide(self.summed.pop(slice_id), weight, fresh.array)
+    def collect(self, weight: float) -> dict[int, Buffer]:
+        """What travels of the pushes since the last time: the accumulated gradient, or the replica's delta."""
+        frames = {}
+        for slice_id, total_N in self.summed.items():
+            item = self.keyspace.slices[slice_id]
+            frames[slice_id] = self.pool.take(item.dtype, item.size)
+            if total_N is None:
+                np.subtract(self.pulled[slice_id], self.replica[slice_id], out=frames[slice_id].array)
+            else:
+                kernels.divide(total_N, weight, frames[slice_id].array)
+        self.summed.clear()
+        return frames
+
+    def compensate(self, slice_id: int, frame: Buffer) -> Buffer:
+        """Adds what earlier refused pushes have left."""
         if (left := self.residual.pop(slice_id, None)) is not None:
-            fresh.array += left
-        return fresh
+            frame.array += left
+        return frame
 
     def settle(self, push: int, slice_id: int, refused: bool) -> None:
         """The frame is no longer needed; a refused one goes back into the residual (conservation, G9)."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ps import kernels
 from ps.compression import compressor
-from ps.errors import ConfigError, StoppedError
+from ps.errors import ConfigError, Error, StoppedError
 from ps.keyspace import Options
 from ps.messages import Barrier, Code, Done, EpochDone, Log, Progress, SetLr, Skipped, Stop
 from ps.metrics import Metrics
@@ -148,10 +148,10 @@ class Client:
         push = self._worker.push(arrays, weight, copy, self._timeout(timeout))
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
 
-    def tick(self) -> None:
-        """This worker has finished a clock (Petuum's Clock())."""
+    def tick(self, *, timeout: float | None = None) -> None:
+        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
         self._registered("tick")
-        self._worker.tick()
+        self._worker.tick(self._timeout(timeout))
         session = self._worker.session
         self._post(Progress(WorkerId(self.rank), session.incarnation, Clock(session.clock)))
 
@@ -264,11 +264,15 @@ class Client:
         try:
             if not error:
                 seconds = self._timeout(timeout)
+                worker.finish(seconds)
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.unsettled())
                 worker.perform(worker.session.leave(worker.port.now()))
                 worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
         except StoppedError:
             pass
+        except Error as failure:
+            error = f"{type(failure).__name__}: {failure}"  # the others must not wait for it
+            raise
         finally:
             text = error.encode(errors="replace")[-REASON_BYTES_MAX:].decode(errors="ignore")
             self._post(Done(WorkerId(self.rank), worker.incarnation, text))

@@ -120,6 +120,7 @@ class Session:
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
         self.min_clock_S: Int64 = np.empty(0, np.int64)
+        self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
         self.finished_S: Int64 = np.empty(0, np.int64)  # clocks finished by an earlier incarnation
@@ -159,6 +160,7 @@ class Session:
         zeros = np.zeros(count, np.int64)
         for name in ("seq_S", "base_S", "min_clock_S", "finished_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros)))
+        self.round_S = np.concatenate((self.round_S, zeros - 1))
         for name in ("cached_S", "wrote_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros.astype(np.bool_))))
         for welcome in self.welcomed.values():  # an earlier incarnation may have been here
@@ -225,9 +227,9 @@ class Session:
     def travelling(self, slice_ids: Int64) -> Int64:
         """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
         cadence = self.model.cadence
-        if cadence.pull_every > 1:
-            on_cadence = self.clock % cadence.pull_every == 0
-            return slice_ids if on_cadence else slice_ids[~self.cached_S[slice_ids]]
+        if cadence.local_lr is not None:  # once per round: a second fetch would undo the local steps
+            fetched_E: Bool = self.round_S[slice_ids] == self.clock // cadence.pull_every
+            return slice_ids[~fetched_E]
         if not cadence.lazy:
             return slice_ids
         clock_E = np.full(len(slice_ids), self.clock)
@@ -251,6 +253,11 @@ class Session:
     def abandon(self, pull: PullEntry) -> None:
         """Nobody waits for this pull any more."""
         self.pulls.pop(pull.id, None)
+
+    def skip_to_travelling_clock(self) -> None:
+        """Nothing more is computed in this round: its last clock is the next to be finished."""
+        while not self.push_travels:
+            self.clock = Clock(self.clock + 1)
 
     @property
     def is_settled(self) -> bool:
@@ -395,6 +402,7 @@ class Session:
         del entry.missing[shard]
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
         self.cached_S[ids], self.wrote_S[ids] = True, False
+        self.round_S[ids] = self.clock // self.model.cadence.pull_every
         self.lr, self.rate = message.lr, message.rate
         if not entry.missing:
             del self.pulls[entry.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ps import wire
+from ps import kernels, wire
 from ps.buffers import Buffer
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
@@ -37,6 +38,8 @@ from ps.types import CONTROLLER, Array, PeerId, WorkerId
 from ps.worker.arrays import Arrays
 from ps.worker.core import Action, Deliver, Send, Session, Settled
 from ps.worker.port import Port
+
+log = logging.getLogger("ps")
 
 Verdict = tuple[Code, int]
 LEASE_BEATS = 4  # signs of life per lease, while waiting
@@ -82,6 +85,8 @@ class Worker:
             raise StoppedError(f"the job has stopped: {self.stopped.reason if self.stopped else ''}")
         self.rank, self.size = int(self.enrolled.rank), self.enrolled.size
         self.incarnation = self.enrolled.incarnation
+        self.barriers = self.barrier_opened = self.enrolled.barriers
+        self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
         self._beat_at = self.port.now() + self.config.lease_s / LEASE_BEATS
         model, rule = self.config.model(), self.config.rule()
@@ -136,42 +141,55 @@ class Worker:
         self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(grads), np.int64)
-        if not session.cached_S[ids].all():  # nothing to measure a push against: no version, no replica, perhaps no
-            self.pull(list(grads), {}, timeout_s)  # initial values yet
-        if session.push_travels:
-            self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
-        clip_norm = self.config.clip_norm
-        fresh = {int(i): arrays.gather(int(i), grads, copy or clip_norm is not None) for i in ids}
-        if clip_norm is not None:
-            arrays.clip(fresh.values(), clip_norm)
         cadence = session.model.cadence
-        lr = session.lr * session.rate if cadence.local_lr is None else cadence.local_lr
+        if not session.cached_S[ids].all() or (cadence.carries == "delta" and len(session.travelling(ids))):
+            self.pull(list(grads), {}, timeout_s)  # nothing to measure a push against: no version, no replica yet
+        if not cadence.accumulates:
+            self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
+        copy |= self.config.clip_norm is not None or self.config.error_feedback  # else the caller's arrays are written
+        fresh = {int(i): arrays.gather(int(i), grads, copy) for i in ids}
+        if self.config.clip_norm is not None:
+            arrays.clip(fresh.values(), self.config.clip_norm)
         if arrays.keeps_replica:
+            lr = session.lr * session.rate if cadence.local_lr is None else cadence.local_lr
             for slice_id, buffer in fresh.items():
                 arrays.step(slice_id, buffer.array, lr)
-        if cadence.push_every > 1:
-            if cadence.carries == "gradient":
-                for slice_id, buffer in fresh.items():
-                    arrays.accumulate(slice_id, buffer.array, weight)
-            arrays.weights.append(weight)
-            if not session.push_travels:
-                for buffer in fresh.values():
-                    buffer.release()
-                return 0
-            weight = math.fsum(arrays.weights) / cadence.push_every  # the mean of equal weights is that weight
-            arrays.weights.clear()
-        return self._send_push(ids, fresh, weight)
+        if not cadence.accumulates:
+            return self._send_push(ids, fresh, weight)
+        arrays.weights[session.clock] = arrays.weights.get(session.clock, 0.0) + weight
+        for slice_id, buffer in fresh.items():
+            arrays.accumulate(slice_id, buffer.array, weight)
+            buffer.release()
+        return 0
 
     def _send_push(self, ids: Any, fresh: dict[int, Buffer], weight: float) -> int:
         entry, actions = self.session.push(ids, weight, self.port.now())
         for slice_id, buffer in fresh.items():
             if slice_id in entry.open:
-                self.arrays.frames[entry.id, slice_id] = self.arrays.frame(slice_id, buffer, weight)
+                self.arrays.frames[entry.id, slice_id] = self.arrays.compensate(slice_id, buffer)
             else:
                 buffer.release()  # an earlier incarnation has finished this clock here
         self.verdicts[entry.id] = {}
         self.perform(actions)
         return entry.id
+
+    def _send_accumulated(self, timeout_s: float) -> None:
+        """Sends what was accumulated since the last time. What has overflowed is dropped whole, like a bad gradient."""
+        arrays, session = self.arrays, self.session
+        if not arrays.weights:
+            return
+        weight = math.fsum(arrays.weights.values()) / len(arrays.weights)  # of one clock: the rate is per clock
+        arrays.weights.clear()
+        fresh = arrays.collect(weight)
+        if not all(kernels.all_finite(buffer.array) for buffer in fresh.values()):
+            self.metrics.count("nonfinite_pushes")
+            log.warning("worker %d: accumulated push at clock %d dropped: overflow", self.rank, session.clock)
+            for buffer in fresh.values():
+                buffer.release()
+            return
+        ids = np.array(sorted(fresh), np.int64)
+        self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + self.unsettled())
+        del self.verdicts[self._send_push(ids, fresh, weight)]  # nobody has a future for it
 
     def pull(self, names: list[str], outputs: Mapping[str, Array], timeout_s: float) -> None:
         """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
@@ -193,10 +211,18 @@ class Worker:
         for slice_id in at_hand.tolist():
             arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
 
-    def tick(self) -> None:
-        """Finishes the clock."""
+    def tick(self, timeout_s: float) -> None:
+        """Finishes the clock; what was accumulated travels with the last clock of its round."""
         self.poll()
+        if self.session.push_travels:
+            self._send_accumulated(timeout_s)
         self.perform(self.session.tick(self.port.now()))
+
+    def finish(self, timeout_s: float) -> None:
+        """Sends what is accumulated in a round that this worker will not end."""
+        if self.arrays.weights:
+            self.session.skip_to_travelling_clock()
+            self.tick(timeout_s)
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 

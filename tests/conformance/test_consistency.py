@@ -31,7 +31,7 @@ class Pipelined(Consistency):
     lag: Annotated[int, Field(ge=0)] = 1
 
     def gate(self, clock_E: Int64, min_clock_E: Int64, version_E: Int64, first: bool) -> Bool:
-        return version_E >= clock_E - self.lag
+        return np.asarray(version_E >= clock_E - self.lag)
 
     def commit(self, live: int) -> OnArrival | Gather:
         return Gather(quorum=live)
@@ -52,7 +52,7 @@ def test_an_own_class_conforms() -> None:
 @dataclass(frozen=True)
 class Shuts(Pipelined):
     def gate(self, clock_E: Int64, min_clock_E: Int64, version_E: Int64, first: bool) -> Bool:
-        return version_E == clock_E
+        return np.asarray(version_E == clock_E)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class AllOrNone(Pipelined):
 @dataclass(frozen=True)
 class Numbers(Pipelined):
     def gate(self, clock_E: Int64, min_clock_E: Int64, version_E: Int64, first: bool) -> Bool:
-        return np.where(version_E >= clock_E, 1, 0)  # type: ignore[return-value]
+        return np.where(version_E >= clock_E, 1, 0)
 
 
 @dataclass(frozen=True)

@@ -195,20 +195,19 @@ def test_gathered_is_seen_while_the_round_is_open(seed: int | None) -> None:
     assert run(seed, train) == [{"'w'": ps.Gathered()}, {}]
 
 
-def test_accumulated_off_cadence(seed: int | None) -> None:
-    def train(client: ps.Client) -> list[Any]:
+def test_accumulated_pushes_say_so_and_travel_together(seed: int | None) -> None:
+    def train(client: ps.Client) -> float:
         client.register(vector())
-        verdicts = []
         for _ in range(3):
             client.pull()
             future = client.push(vector(1.0))
+            assert future.is_done and future.result() == {"": ps.Accumulated()}
             client.tick()
-            verdicts.append(future.result())
-        return verdicts
+        client.barrier()
+        return float(client.pull()["w"][0])
 
-    first, _ = run(seed, train, consistency="downpour:push_every=3,pull_every=3,local_lr=0.1", workers=2)
-    assert first[:2] == [{"": ps.Accumulated()}] * 2
-    assert isinstance(first[2]["'w'"], ps.Applied)
+    options = {"consistency": "downpour:push_every=3,pull_every=3,local_lr=0.1", "optimizer": "sgd:lr=1"}
+    assert run(seed, train, **options) == [-3, -3]
 
 
 def test_late_push_is_refused_with_its_reason() -> None:

@@ -107,9 +107,6 @@ def test_an_unknown_field_in_the_json_of_another_release_is_refused() -> None:
         RunConfig.model_validate_json(json.dumps(sent))
 
 
-@pytest.mark.xfail(
-    raises=TypeError, reason="only ps.optim checks own classes before they are built; ps.consistency after"
-)
 def test_an_abstract_consistency_model_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="consistency: expected"):
         RunConfig.check({"consistency": "ps.consistency.base:Consistency"})

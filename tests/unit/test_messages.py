@@ -33,9 +33,9 @@ def values_of(expected: str, length: int) -> st.SearchStrategy[Any]:
         return st.lists(instances(getattr(messages, match[1])), max_size=3).map(tuple)
     if match := re.fullmatch(r"an integer in \[(-?\d+), (\d+)\]", expected):
         return st.integers(int(match[1]), int(match[2]))
-    if match := re.fullmatch(r"packed ([<|]\w\d) >= 0", expected):
+    if match := re.fullmatch(r"packed ([<|]\w\d) >= (\d)(?: and <= (\d))?", expected):
         dtype = np.dtype(match[1])
-        numbers = st.integers(0, int(np.iinfo(dtype).max))
+        numbers = st.integers(int(match[2]), int(match[3] or np.iinfo(dtype).max))
         return st.lists(numbers, min_size=length, max_size=length).map(lambda list: np.array(list, dtype))
     if expected.startswith("text of at most "):
         return st.text(st.characters(exclude_categories=["Cs"]), max_size=number["at most"] // 4)

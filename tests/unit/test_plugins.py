@@ -141,9 +141,6 @@ def test_ones_own_class_that_is_none_is_refused_in_words(spec: str, text: str) -
         built(spec)
 
 
-@pytest.mark.xfail(
-    reason="the part before ':' is a known plug-in, so the option lacks its '=', not a module its import"
-)
 def test_a_known_name_with_a_bare_value_is_told_about_options() -> None:
     with pytest.raises(ConfigError, match=r"expected options as key=value, got '3'"):
         built("decay:3")

@@ -96,9 +96,9 @@ def test_empty_and_largest_values_travel() -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        pytest.param(b"", "header: expected one MessagePack tuple, got ValueError", id="empty"),
+        pytest.param(b"", "header: expected one MessagePack tuple, got OutOfData", id="empty"),
         pytest.param(packed(1, 3, 7) + b"\x00", "header: expected one MessagePack tuple, got ExtraData", id="trailing"),
-        pytest.param(packed(1, 3, 7)[:-1], "header: expected one MessagePack tuple, got ValueError", id="truncated"),
+        pytest.param(packed(1, 3, 7)[:-1], "header: expected one MessagePack tuple, got OutOfData", id="truncated"),
         pytest.param(
             msgpack.packb({"a": 1}), "expected a tuple (version, job, code, ...), got dict of length 1", id="map"
         ),
@@ -272,7 +272,6 @@ def test_a_count_that_is_not_there_takes_no_memory(claim: bytes) -> None:
     decodes_or_refuses(claim + b"\x00\x00\x01\x00" + bytes(255))
 
 
-@pytest.mark.xfail(reason="msgpack takes an array's claimed length at each of 1000 levels; skip() once before unpackb")
 def test_nested_counts_that_are_not_there_take_no_memory() -> None:
     entries = 20_000
     bomb = (b"\xdd" + entries.to_bytes(4, "big")) * 1000

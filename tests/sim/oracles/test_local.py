@@ -230,7 +230,7 @@ def test_downpour_loses_no_gradient_whatever_the_cadence(seed: int) -> None:
     )
     assert (run.final()["w"] == 1).all(), run.say(f"updates: {run.final()['w']}")
     for local in run.results:
-        assert local == [clock % 3 != 2 for clock in range(clocks)], run.say(f"accumulated at clocks: {local}")
+        assert all(local), run.say(f"accumulated at clocks: {local}")
 
 
 def test_downpour_warm_start_lets_one_worker_go_first() -> None:

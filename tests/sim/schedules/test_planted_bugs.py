@@ -92,9 +92,7 @@ BUGS = {
     "double apply, gathered": Planted(Shard, "_push", takes_twice, "bsp", ("exactly once",)),
     "gate one clock late": Planted(StaleSynchronous, "gate", one_clock_more, "ssp:staleness=1", ("reads",)),
     "gate one version early": Planted(BulkSynchronous, "gate", one_version_less, "bsp", ("reads",)),
-    "forgotten refund": Planted(
-        Arrays, "settle", keeps_nothing, "quorum:n=2", ("frames",), {"error_feedback": True}
-    ),
+    "forgotten refund": Planted(Arrays, "settle", keeps_nothing, "quorum:n=2", ("frames",), {"error_feedback": True}),
     "tick overtakes push": Planted(Arrivals, "prefix_S", all_has_arrived, "ssp:staleness=2", ("clocks", "reads")),
     "tick overtakes push, gathered": Planted(Rounds, "prefix_S", all_has_arrived, "bsp", ("clocks",)),
     "tick overtakes push, by version": Planted(Rounds, "prefix_S", all_has_arrived, "quorum:n=2", ("clocks",)),

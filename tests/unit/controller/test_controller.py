@@ -313,9 +313,6 @@ def test_examples_that_were_left_out_are_counted_per_epoch() -> None:
     assert control.skipped == {0: 120, 3: 1}
 
 
-@pytest.mark.xfail(
-    raises=RecursionError, reason="_end_epochs takes one stack frame per epoch; end the last of them at once"
-)
 def test_a_run_may_start_at_any_epoch() -> None:
     """A job that was restored from a checkpoint goes on at epoch 5000."""
     assert bodies(say(controller(workers=1), 0, EpochDone, 5000), EpochEnd)[-1][1] == EpochEnd(5000)

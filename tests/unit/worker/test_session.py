@@ -379,6 +379,7 @@ def test_downpour_pushes_and_pulls_on_its_cadence() -> None:
     pushes, pulls = [], []
     for _ in range(6):
         pulls.append(len(worker.travelling(ids(0))))
+        worker.round_S[:] = worker.clock // 3  # it is fetched
         pushes.append(worker.push_travels)
         tick(worker)
     assert pushes == [False, True] * 3
@@ -387,7 +388,7 @@ def test_downpour_pushes_and_pulls_on_its_cadence() -> None:
 
 def test_local_rounds_end_with_push_tick_and_pull() -> None:
     worker = session("local:every=3,local_lr=0.1", slices=1)
-    worker.cached_S[:] = True
+    worker.cached_S[:], worker.round_S[:] = True, 0
     told = []
     for _ in range(6):
         if worker.push_travels:
@@ -395,6 +396,7 @@ def test_local_rounds_end_with_push_tick_and_pull() -> None:
         told += tick(worker)
         if len(worker.travelling(ids(0))):
             told += pull(worker)
+            worker.round_S[:] = worker.clock // 3
     assert told == [
         "server:0 <- push 2: 0#1 on v0",
         "server:0 <- tick 2: 0#1 on v0",
@@ -408,7 +410,7 @@ def test_local_rounds_end_with_push_tick_and_pull() -> None:
 def test_slices_that_were_never_pulled_travel_off_cadence_at_the_clock_that_was_told() -> None:
     """The shards know of no later clock, and would wait for its tick."""
     worker = session("local:every=5,local_lr=0.1", slices=2)
-    worker.cached_S[0] = True
+    worker.cached_S[0], worker.round_S[0] = True, 0
     tick(worker)
     tick(worker)
     assert worker.travelling(ids(0, 1)).tolist() == [1]

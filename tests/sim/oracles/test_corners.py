@@ -1,7 +1,4 @@
-"""What does not hold yet, each as the test that says when it does: an expected failure that passes is a failure.
-
-Take the mark off when the gap is closed, and move the test to where it belongs.
-"""
+"""Corners of cadence, restarts and ends. What does not hold yet is marked; once it passes, the mark has to go."""
 
 from __future__ import annotations
 
@@ -38,7 +35,6 @@ def alone(body: Callable[[Client, int], None], clocks: int, model: str) -> dict[
     return {name: float(value[0]) for name, value in run.final().items()}
 
 
-@pytest.mark.xfail(reason="Worker.push sends only the slices of the push call that falls on the travelling clock")
 @pytest.mark.parametrize("model", [LOCAL2, DOWNPOUR2])
 def test_what_was_pushed_off_cadence_travels_though_the_last_push_leaves_it_out(model: str) -> None:
     def body(client: Client, clock: int) -> None:
@@ -48,7 +44,6 @@ def test_what_was_pushed_off_cadence_travels_though_the_last_push_leaves_it_out(
     assert alone(body, 4, model) == {"a": -4, "b": -2}, f"seed 1, {model}"
 
 
-@pytest.mark.xfail(reason="nothing travels when no push call falls on the travelling clock")
 @pytest.mark.parametrize("model", [LOCAL2, DOWNPOUR2])
 def test_a_travelling_clock_needs_no_push_of_its_own(model: str) -> None:
     def body(client: Client, clock: int) -> None:
@@ -59,7 +54,6 @@ def test_a_travelling_clock_needs_no_push_of_its_own(model: str) -> None:
     assert alone(body, 4, model)["a"] == -2, f"seed 1, {model}"
 
 
-@pytest.mark.xfail(reason="each push call of a travelling clock sends pulled - replica, so the first is in the second")
 def test_two_pushes_in_a_travelling_clock_are_one_delta() -> None:
     def body(client: Client, clock: int) -> None:
         client.pull()
@@ -69,7 +63,6 @@ def test_two_pushes_in_a_travelling_clock_are_one_delta() -> None:
     assert alone(body, 4, LOCAL2)["a"] == -8, "seed 1"
 
 
-@pytest.mark.xfail(reason="Session.travelling fetches where clock % pull_every == 0, not once per round")
 def test_local_steps_count_once_though_not_every_clock_is_pulled() -> None:
     def body(client: Client, clock: int) -> None:
         if clock % 2 == 0:
@@ -79,7 +72,6 @@ def test_local_steps_count_once_though_not_every_clock_is_pulled() -> None:
     assert alone(body, 6, LOCAL3)["a"] == -6, "seed 1"
 
 
-@pytest.mark.xfail(reason="Session.travelling fetches again at a second pull of the same clock: the local step is lost")
 def test_a_second_pull_in_a_clock_keeps_the_local_step() -> None:
     def body(client: Client, clock: int) -> None:
         client.pull()
@@ -89,7 +81,6 @@ def test_a_second_pull_in_a_clock_keeps_the_local_step() -> None:
     assert alone(body, 4, LOCAL2)["a"] == -4, "seed 1"
 
 
-@pytest.mark.xfail(reason="close() does not send what was accumulated since the last travelling push")
 def test_leaving_sends_what_was_accumulated() -> None:
     def body(client: Client, clock: int) -> None:
         client.pull()
@@ -98,9 +89,6 @@ def test_leaving_sends_what_was_accumulated() -> None:
     assert alone(body, 3, DOWNPOUR2)["a"] == -3, "seed 1"
 
 
-@pytest.mark.xfail(
-    reason="only the caller's gradients are checked, not the delta or sum that travels", raises=AssertionError
-)
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("model", ["local:every=2,local_lr=10", DOWNPOUR2])
 def test_a_sum_that_overflows_on_the_worker_is_dropped_there_and_fences_nobody(model: str) -> None:
@@ -127,7 +115,6 @@ def stepping(clocks: int, each: Callable[[Client, int], object]) -> Callable[[Cl
     return train
 
 
-@pytest.mark.xfail(reason="a restarted worker counts its barriers from 1, the others do not", raises=AssertionError)
 def test_barriers_open_after_a_restart() -> None:
     train = stepping(8, lambda client, clock: client.barrier())
     run = simulate(
@@ -151,7 +138,6 @@ def test_a_barrier_under_quorum_opens_for_a_slow_worker() -> None:
     assert run.results == [15] * 3, run.say(f"clocks {run.results}")
 
 
-@pytest.mark.xfail(reason="Enrolled does not say which data epochs have ended", raises=AssertionError)
 def test_a_joiner_learns_which_epochs_are_over() -> None:
     ended: dict[int, bool] = {}
 
@@ -205,7 +191,6 @@ def test_somebody_else_sends_the_initial_values_when_the_first_dies() -> None:
         assert run.results[1:] == [3, 3], run.say(f"clocks {run.results}")
 
 
-@pytest.mark.xfail(reason="close() says Done without an error when its own wait fails", raises=AssertionError)
 def test_a_fenced_worker_whose_script_goes_on_ends_the_job() -> None:
     """Else the others wait for it until their own deadline."""
 
