@@ -365,7 +365,7 @@ class Worker:
                 self.epoch_ended = max(self.epoch_ended, epoch)
             case Stop():
                 self.stopped = body
-            case Rejected() if self.enrolled is None or body.incarnation in (0, self.enrolled.incarnation):
+            case Rejected() if not self.has_session or body.incarnation in (0, self.incarnation):
                 self.rejected = body.reason
 
     def perform(self, actions: list[Action], body: Any = None) -> None:
