@@ -37,7 +37,6 @@ LR = 1.0  # one rate for all three models: it is meant for one mean gradient of 
 HIDDEN = 128  # units of the hidden layer
 STEP_S = 0.010  # declared compute of one step, in virtual seconds
 POINTS = 30  # evaluations per run
-POLL_S = 0.1  # between two looks at a running cluster, in wall seconds
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
@@ -151,6 +150,7 @@ def run_model(run: Run, data: Data, view: View, args: argparse.Namespace) -> Non
     pile, started = iter(range(run.steps)), time.monotonic()
     with ps.LocalCluster(args.servers, args.workers, **options) as cluster:
         cluster.start(lambda client: train(client, cluster, run, pile, data, args.slow))
+        view.show(run, cluster.status())
         while not is_over(cluster):
             run.metrics = cluster.metrics()
             view.show(run, cluster.status())
@@ -163,9 +163,9 @@ def run_model(run: Run, data: Data, view: View, args: argparse.Namespace) -> Non
 
 
 def is_over(cluster: ps.LocalCluster) -> bool:
-    """Waits a moment for the end."""
+    """Waits a tenth of a second for the end."""
     with suppress(ps.DeadlineError):
-        cluster.results(timeout=POLL_S)
+        cluster.results(timeout=0.1)
         return True
     return cluster.status()["stopped"] is not None
 
@@ -192,7 +192,7 @@ class View:
             if late := run.staleness:
                 rows.append(f"  staleness so far: median {late.percentile(50):g}, at most {late.max:g} commits")
             self.bars.update(self.bar[run.model], completed=share, note=note)
-            self.live.update(self.bars if share >= 1 else Group(self.bars, *rows))
+            self.live.update(self.bars if share >= 1 else Group(self.bars, *rows), refresh=True)
         elif int(4 * share) > self.quarter[run.model]:
             self.quarter[run.model] = int(4 * share)
             print(f"{run.model:15} {note}, clocks {' '.join(map(str, clocks))}", flush=True)

@@ -61,7 +61,7 @@ def test_first_steps_learn_the_digits_under_every_model() -> None:
 
 
 def test_the_notebook_runs_beside_a_running_event_loop_and_without_warnings() -> None:
-    notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)
+    notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit the notebook without outputs"
     NotebookClient(notebook, timeout=DEADLINE_S, resources={"metadata": {"path": str(CHECKOUT)}}).execute()
