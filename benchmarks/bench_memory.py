@@ -24,7 +24,7 @@ from ps.config import RunConfig
 from ps.types import Array
 
 MB = 1 << 20
-SLACK = 24 * MB  # scratch blocks, buffers of one slice, thread stacks, the objects of Python
+SLACK = 64 * MB  # scratch blocks, buffers of one slice, thread stacks, objects of Python, holes in the heap
 PARAMETERS = 10
 STEPS = 4  # the peak is reached in the second: there are old values while new ones are pulled
 

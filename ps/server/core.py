@@ -270,8 +270,10 @@ class Shard:
         if not self.ledger.live_W[worker]:
             return  # a copy that came after its Leave: what was unfinished then is dropped for good
         index_E = self._local(push.slice_E).tolist()
-        if not np.float32(push.weight) > 0:
-            raise PeerError(f"worker {worker}: push weight: expected > 0, got {push.weight}")
+        with np.errstate(over="ignore"):
+            weight = float(np.float32(push.weight))
+        if not 0 < weight < float("inf"):
+            raise PeerError(f"worker {worker}: push weight: expected > 0 and finite in float32, got {push.weight}")
         if not self.ledger.ready_S[index_E].all():
             raise PeerError(f"worker {worker}: pushed a slice that has no initial values yet; pull it first")
         admitted_S = self.engine.admitted_WS[worker]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ps.errors import StoppedError
 from ps.messages import Code
 from ps.server.runtime import Server
 from ps.sim.loop import Simulator
@@ -15,7 +16,7 @@ from ps.testing.witness import Witness
 
 def check_aftermath(witness: Witness, sim: Simulator, scripts: Sequence[Script], lives: Mapping[Script, Life]) -> None:
     """Notes with the witness what does not hold."""
-    for script in scripts:
+    for script in sorted(scripts, key=lambda one: isinstance(one.error, StoppedError)):  # those are stopped by others
         _check_script(witness, sim, script, script in lives)
     clean = {life for script, life in lives.items() if script.error is None and not script.is_killed}
     _check_numbers(witness)

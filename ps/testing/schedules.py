@@ -137,9 +137,10 @@ class Run:
 
     def _is_over(self) -> bool:
         """Nothing is to come: no start, no message, no lease that has to run out."""
-        if self.pending or not self.sim.is_quiet:
+        sim = self.sim
+        if self.pending or not sim.is_quiet or (sim._heap and sim._heap[0][0] <= sim.now):
             return False
-        controller = self.sim.controller.core
+        controller = sim.controller.core
         counts = self.schedule.lease_s < float("inf") and controller.stopped is None
         return not counts or all(member.state != "running" for member in controller.members.values())
 
