@@ -108,5 +108,5 @@ def test_an_unknown_field_in_the_json_of_another_release_is_refused() -> None:
 
 
 def test_an_abstract_consistency_model_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="consistency: expected"):
+    with pytest.raises(ConfigError, match="expected a class that defines commit, gate"):
         RunConfig.check({"consistency": "ps.consistency.base:Consistency"})
