@@ -84,7 +84,7 @@ def encode(*classes: type[Any]) -> Function:
     """Bodies to headers."""
 
     def bench_encode(bench: Bench) -> None:
-        times, bodies, headers = bench.size(smoke=1, full=10_000 // len(samples(*classes))), samples(*classes), []
+        times, bodies, headers = bench.size(smoke=1, full=2_000 // len(samples(*classes))), samples(*classes), []
         with bench.timed(events=times * len(bodies)):
             for _ in range(times):
                 headers = [wire.encode(body, JOB) for body in bodies]
@@ -97,7 +97,7 @@ def decode(*classes: type[Any]) -> Function:
     """Headers to bodies, every field checked."""
 
     def bench_decode(bench: Bench) -> None:
-        times, bodies = bench.size(smoke=1, full=10_000 // len(samples(*classes))), []
+        times, bodies = bench.size(smoke=1, full=2_000 // len(samples(*classes))), []
         headers = [wire.encode(body, JOB) for body in samples(*classes)]
         with bench.timed(events=times * len(headers)):
             for _ in range(times):
@@ -111,7 +111,7 @@ def bare(*classes: type[Any]) -> Function:
     """The limit of both: MessagePack packs the same fields and unpacks them again."""
 
     def bench_bare(bench: Bench) -> None:
-        times, headers = bench.size(smoke=1, full=10_000 // len(samples(*classes))), []
+        times, headers = bench.size(smoke=1, full=2_000 // len(samples(*classes))), []
         lists = [fields(body) for body in samples(*classes)]
         with bench.timed(events=times * len(lists)):
             for _ in range(times):

@@ -188,7 +188,8 @@ class Session:
 
     def must_wait(self, slice_ids: Int64) -> bool:
         """Too many frames are unsettled: pushing now would keep more than `inflight_clocks` of them."""
-        if any(entry.clock <= self.clock - self.inflight_clocks for entry in self.pushes.values()):
+        late = self.late_clock == self.clock - 1  # others may wait for this very push
+        if not late and any(entry.clock <= self.clock - self.inflight_clocks for entry in self.pushes.values()):
             return True
         open_pushes = [entry.open for entry in self.pushes.values()]
         return len(open_pushes) >= PUSHES_IN_FLIGHT_MAX and any(

@@ -83,6 +83,31 @@ def test_late_copies_for_a_dead_worker_do_not_reach_its_successor(seed: int) -> 
     check_reads(run, problem, problem.one_process("sgd:lr=0.1"))
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_dead_worker_had_sent_does_not_count_for_its_successor(seed: int) -> None:
+    """Its last push comes before or after its death; only that of the next incarnation, of the same number, counts."""
+    sims: list[Simulator] = []
+    lives: list[int] = []
+
+    def train(client: Client) -> None:
+        lives.append(client.rank)
+        client.register({"w": np.zeros(3, np.float32)})
+        for clock in range(client.clock, 6):
+            client.pull()
+            if (client.rank, clock, lives.count(1)) == (1, 3, 1):
+                client.push({"w": np.full(3, 1000, np.float32)})
+                restart(sims[0], 1, train, at=0.0)
+                client.spend(10.0)
+            client.push({"w": np.ones(3, np.float32)})
+            client.tick()
+
+    run = simulate(
+        train, seed=seed, workers=2, servers=1, optimizer="add", on_worker_loss="wait", plan=sims.append,
+        faults=LinkFaults(repeat=0.5, reorder=0.7, reorder_s=0.2), resend_s=0.5,
+    )  # fmt: skip
+    assert (run.final()["w"] == 12).all(), run.say(f"values {run.final()['w']}, not 12")
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_shard_without_slices_does_not_throw_a_restarted_worker_back(seed: int) -> None:
     """Nobody waits for ticks there, so it may be many clocks behind."""

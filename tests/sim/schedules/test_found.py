@@ -55,6 +55,12 @@ FOUND: dict[str, tuple[str, Schedule]] = {
         QUORUM2,
         Schedule(416, 2, 3, 2, (Lossy(0.3), Repeating(0.3), Reordering(0.1), Crash(1, 0.381, 0.2973)), "wait"),
     ),
+    "by version, a late worker waited for its pushes elsewhere before it sent the one that others waited for": (
+        QUORUM2,
+        Schedule(
+            20295, 2, 3, 6, (Lossy(0.1), Repeating(0.1), SlowWorker(1, 0.0215), Late(2, 0.2302)), "wait",
+        ),
+    ),
     "a Join that came after the news of the worker's loss made it live for ever": (
         "bsp",
         Schedule(
