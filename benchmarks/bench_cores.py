@@ -289,7 +289,7 @@ def controller_clocks(workers: int) -> Function:
         controller = Controller(workers, 1, "{}")
         peers = [worker_peer(worker) for worker in range(workers)]
         for worker, peer in enumerate(peers):
-            controller.handle(peer, Enroll(WorkerId(worker), False), 0.0)
+            controller.handle(peer, Enroll(WorkerId(worker), False, 0), 0.0)
         messages: list[tuple[int, Any]] = []
         for clock in range(1, clocks + 1):
             for worker in range(workers):

@@ -141,7 +141,7 @@ def train(client: ps.Client, cluster: ps.LocalCluster, run: Run, pile: Iterator[
         client.spend(step_s)  # virtual time passes as declared, whatever this machine needs
         client.push(grads, weight=len(labels))
         client.tick()
-    client.barrier()  # leave together: a push counts 1 / workers that are still in
+    client.barrier()  # the accuracy is that of everybody's work
 
 
 def run_model(run: Run, data: Data, view: View, args: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ def train(client: ps.Client) -> None:
         client.push(grads, weight=len(labels))  # on its way; the servers apply it, with their optimizer
         client.tick()  # this worker has finished one more clock
 
-    client.barrier()  # all workers leave together
+    client.barrier()  # what follows is everybody's work
 
 
 def main() -> None:

@@ -144,7 +144,8 @@ class Ask:
 class Welcome:
     """Where the worker stands on each slice: last push number with a final verdict, finished clock.
 
-    joined: it was not a member before; it starts at the largest clock that any shard names.
+    joined: it was not a member before; it starts at the largest clock that any shard names. ahead: pushes of
+    unfinished clocks that an earlier incarnation got applied, one entry each: they are not pushed again.
     """
 
     incarnation: Number
@@ -153,6 +154,8 @@ class Welcome:
     slice_E: Ids
     seq_E: Counts
     clock_E: Counts
+    ahead_slice_P: Ids
+    ahead_clock_P: Counts
 
 
 @message(21)
@@ -214,7 +217,7 @@ class Values:
 class Waiting:
     """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life.
 
-    The controller says so of a barrier: `id` is its number, `slice` -1.
+    The controller says so of a barrier, or of a batch that has no initial values: `id` is its number, `slice` -1.
 
     silent_s: seconds since then, -1: it was never heard of.
     """
@@ -274,10 +277,14 @@ Specs: TypeAlias = Annotated[tuple[Spec, ...], listing(Spec, 1 << 20)]
 @message(40)
 @dataclass(frozen=True, slots=True)
 class Enroll:
-    """Worker or reader -> controller: rank -1 asks for any free one. Answered by Enrolled."""
+    """Worker or reader -> controller: rank -1 asks for any free one. Answered by Enrolled.
+
+    nonce: another for each start of a process, so that nobody takes the answer to one that died at its address.
+    """
 
     rank: Worker
     reader: Flag
+    nonce: Number
 
 
 @message(41)
@@ -290,6 +297,7 @@ class Enrolled:
 
     rank: Worker
     incarnation: Number
+    nonce: Number  # of the Enroll
     size: Number
     config: Annotated[str, text(1 << 20)]
     barriers: Number = 0
@@ -310,12 +318,23 @@ class Register:
 @message(43)
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """Where the batch lives. initialise: this worker's values are the initial ones, it sends them to the shards."""
+    """Where the batch lives. initialise: this worker's values are the initial ones: it sends them to the shards, and
+    then says BatchReady. The others are answered after that."""
 
     batch: Number
     initialise: Flag
     epoch: Number
     shard_E: Counts
+
+
+@message(59)
+@dataclass(frozen=True, slots=True)
+class BatchReady:
+    """Worker -> controller: the shards have the initial values of this batch."""
+
+    worker: Worker
+    incarnation: Number
+    batch: Number
 
 
 @message(44)
@@ -438,10 +457,51 @@ class Skipped:
 @message(57)
 @dataclass(frozen=True, slots=True)
 class SetLr:
-    """Worker -> controller -> shards: from `at_clock` on the learning rate is `lr`."""
+    """Worker -> controller: from `at_clock` on the learning rate is `lr`. Answered by LrSet."""
 
+    worker: Worker
+    incarnation: Number
+    id: Number
     lr: Real
     at_clock: AtClock
+
+
+@message(60)
+@dataclass(frozen=True, slots=True)
+class LrSet:
+    """The change of this id is in force on every shard."""
+
+    id: Number
+
+
+@message(61)
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Controller -> shard: the learning rate from a clock on. Answered by Confirmed."""
+
+    order: Number
+    lr: Real
+    at_clock: AtClock
+
+
+@message(62)
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Controller -> shard: the worker waits for others and pushes nothing meanwhile, or it goes on. Answered by
+    Confirmed."""
+
+    order: Number
+    worker: Worker
+    resting: Flag
+
+
+@message(63)
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Shard -> controller: this order is carried out."""
+
+    shard: Number
+    order: Number
 
 
 @message(58)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ps.client import run_client
 from ps.config import RunConfig
-from ps.controller.core import Controller
+from ps.controller.build import build_controller
 from ps.controller.runtime import ControllerRuntime
 from ps.messages import Stop
 from ps.metrics import Metrics, Snapshot
@@ -69,16 +69,7 @@ class Threads:
         self.failures: list[BaseException] = []
         self._lock = threading.Lock()  # the controller is called by its thread and by the owner's
         transport = self.network.open(CONTROLLER)
-        core = Controller(
-            config.workers,
-            config.servers,
-            config.model_dump_json(),
-            config.on_worker_loss,
-            config.epoch_share,
-            config.lease_s,
-            config.restart_s,
-        )
-        self.controller = ControllerRuntime(core, self.job, transport.send_nowait)
+        self.controller = ControllerRuntime(build_controller(config), self.job, transport.send_nowait)
         self._transports: list[MemoryTransport] = [transport]
         self._servers: dict[int, Server] = {}
         self._ports: dict[int, WorkerPort] = {}

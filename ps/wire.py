@@ -158,10 +158,13 @@ def _unpack_fields(cls: type[M], values: Any) -> M:
 
 
 def _check_lengths(cls: type[Any], values: list[Any]) -> None:
-    """All fields whose name ends in `_E` belong to the same slices: equal lengths."""
-    lengths = {name: len(value) for (name, _), value in zip(_layout(cls), values, strict=True) if name.endswith("_E")}
-    if len(set(lengths.values())) > 1:
-        raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
+    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths."""
+    for axis in ("_E", "_P"):
+        lengths = {
+            name: len(value) for (name, _), value in zip(_layout(cls), values, strict=True) if name.endswith(axis)
+        }
+        if len(set(lengths.values())) > 1:
+            raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
 
 
 def _short(value: Any) -> str:

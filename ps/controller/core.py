@@ -6,7 +6,9 @@ It is asked rarely; training goes on without it. Control links are reliable and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +19,10 @@ from ps.messages import (
     TEXT_MAX,
     Barrier,
     BarrierOpen,
+    BatchReady,
     Committed,
     CommittedByAll,
+    Confirmed,
     Done,
     Enroll,
     Enrolled,
@@ -26,12 +30,15 @@ from ps.messages import (
     EpochEnd,
     Log,
     Lost,
+    LrSet,
     Place,
     Placed,
     Progress,
+    Rate,
     Register,
     Registered,
     Rejected,
+    Rest,
     SetLr,
     Skipped,
     Spec,
@@ -65,12 +72,14 @@ class Member:
 
 @dataclass(slots=True)
 class Batch:
-    """One registered batch of parameters and who waits for its placement."""
+    """One registered batch of parameters and who waits for its placement and initial values."""
 
     specs: tuple[Spec, ...]
     place: Place
     confirmed: set[int] = field(default_factory=set)  # shards
-    waiting: list[int] = field(default_factory=list)  # worker ranks
+    initialiser: int = -1  # the worker that was told to send the initial values
+    ready: bool = False  # the shards have them
+    waiting: set[int] = field(default_factory=set)  # worker ranks
 
 
 class Controller:
@@ -85,10 +94,12 @@ class Controller:
         epoch_share: float = 1.0,
         lease_s: float = float("inf"),
         restart_s: float = 60.0,
+        tells_rest: bool = False,
     ) -> None:
         self.size, self.shards, self.config = workers, shards, config
         self.on_worker_loss, self.epoch_share = on_worker_loss, epoch_share
         self.lease_s, self.restart_s = lease_s, restart_s  # seconds without progress; until a lost worker is back
+        self.tells_rest = tells_rest  # shards commit by quorum: they must not count on workers that wait for others
         self.members: dict[int, Member] = {rank: Member() for rank in range(workers)}
         self.readers: list[PeerId] = []
         self.keyspace = Keyspace()
@@ -100,6 +111,8 @@ class Controller:
         self.epoch_ended = -1
         self.skipped: dict[int, int] = {}  # data epoch -> examples left out
         self.stopped: Stop | None = None
+        self._orders = 0  # given to shards
+        self._unconfirmed: dict[int, tuple[set[int], list[Send]]] = {}  # order -> shards, what follows when all have
         self._send: list[Send] = []
         self._now = 0.0
 
@@ -136,7 +149,8 @@ class Controller:
         waits = [m.heard + self.lease_s for m in self.members.values() if m.state == "running"]
         if self.on_worker_loss == "wait":
             waits += [m.heard + self.restart_s for m in self.members.values() if m.state == "lost"]
-        return min(waits, default=float("inf")) if self.stopped is None else float("inf")
+        failed = self.stopped is not None and self.stopped.failed  # else the others finish their clock, and wait
+        return float("inf") if failed else min(waits, default=float("inf"))
 
     def worker_lost(self, rank: int, why: str, now: float) -> list[Send]:
         """The runtime knows that a worker is gone (its process or thread ended without a word)."""
@@ -169,9 +183,12 @@ class Controller:
                 self._placed(shard, epoch)
             case Committed(shard, version):
                 self._committed(shard, version)
-            case SetLr():
-                for shard in range(self.shards):
-                    self._post(server_peer(shard), message)
+            case Confirmed(shard, order) if order in self._unconfirmed:
+                missing, follow = self._unconfirmed[order]
+                missing.discard(shard)
+                if not missing:
+                    del self._unconfirmed[order]
+                    self._send.extend(follow)
             case Stop(reason, failed):
                 self._stop(reason, failed)
             case _:
@@ -181,6 +198,9 @@ class Controller:
         match message:
             case Register():
                 self._register(message)
+            case BatchReady(_, _, number) if number < len(self.batches):
+                self.batches[number].ready = True
+                self._answer_waiting(number)
             case Progress(_, _, clock):
                 member.clock = clock
             case Log():
@@ -192,10 +212,14 @@ class Controller:
                     self._post(worker_peer(rank), BarrierOpen(number))
                 elif asked_again:
                     self._post(worker_peer(rank), self._who_is_behind(number))
+                else:
+                    self._rest([rank], True)
                 self._open_barriers()
             case EpochDone(_, _, epoch):
                 member.epoch = epoch
                 self._end_epochs()
+            case SetLr(rank, _, number, lr, at_clock):
+                self._order(lambda order: Rate(order, lr, at_clock), [Send(worker_peer(rank), LrSet(number))])
             case Skipped(_, _, epoch, examples):
                 self.skipped[epoch] = self.skipped.get(epoch, 0) + examples
             case Done(rank, _, error):
@@ -206,7 +230,7 @@ class Controller:
             self.readers.append(sender)
             for batch in self.batches:
                 self._post(sender, batch.place)
-            self._post(sender, Enrolled(WorkerId(-1), 0, self.size, self.config))
+            self._post(sender, Enrolled(WorkerId(-1), 0, enroll.nonce, self.size, self.config))
             if self.stopped is not None:
                 self._post(sender, self.stopped)
         elif self.stopped is not None:
@@ -220,8 +244,9 @@ class Controller:
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
             size = max(self.size, sum(m.state != "done" for m in self.members.values()))
-            past = (self.barrier_opened, self.epoch_ended + 1)
-            self._post(worker_peer(rank), Enrolled(WorkerId(rank), member.incarnation, size, self.config, *past))
+            about = (WorkerId(rank), member.incarnation, enroll.nonce, size, self.config)
+            self._post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
+            self._forget_initialiser(rank)
 
     def _register(self, register: Register) -> None:
         rank, number = int(register.worker), register.batch
@@ -239,10 +264,10 @@ class Controller:
         if batch.specs != register.specs:
             why = f"worker {rank}: register: {difference(batch.specs, register.specs)}"
             self._post(worker_peer(rank), Rejected(register.incarnation, why, fenced=False))
-        elif len(batch.confirmed) < self.shards:
-            batch.waiting.append(rank)
         else:
-            self._registered(rank, number)
+            batch.waiting.add(rank)
+            self._rest([rank], True)
+            self._answer_waiting(number)
 
     def _add_batch(self, specs: tuple[Spec, ...]) -> None:
         parameters: list[Parameter] = [spec.parameter() for spec in specs]
@@ -260,15 +285,36 @@ class Controller:
         for number, batch in enumerate(self.batches):
             if batch.place.epoch <= epoch and shard not in batch.confirmed:
                 batch.confirmed.add(shard)
-                if len(batch.confirmed) == self.shards:
-                    for rank in batch.waiting:
-                        self._registered(rank, number)
-                    batch.waiting.clear()
+                self._answer_waiting(number)
 
-    def _registered(self, rank: int, number: int) -> None:
+    def _answer_waiting(self, number: int) -> None:
+        """Once a batch is placed, the lowest live rank is to send its values; the others are answered after that."""
         batch = self.batches[number]
-        initialise = rank == min(self.live, default=rank)
-        self._post(worker_peer(rank), Registered(number, initialise, batch.place.epoch, batch.place.shard_E))
+        if len(batch.confirmed) < self.shards:
+            return
+        first = min(self.live, default=-1)
+        if not batch.ready and batch.initialiser < 0 and first in batch.waiting:
+            batch.initialiser = first
+            self._registered(batch, number, first)
+        for rank in sorted(batch.waiting):
+            if batch.ready:
+                self._registered(batch, number, rank)
+            else:
+                awaited = first if batch.initialiser < 0 else batch.initialiser
+                self._post(worker_peer(rank), self._waiting_for(awaited, number))
+
+    def _registered(self, batch: Batch, number: int, rank: int) -> None:
+        batch.waiting.discard(rank)
+        body = Registered(number, not batch.ready, batch.place.epoch, batch.place.shard_E)
+        self._rest([rank], False, [Send(worker_peer(rank), body)])
+
+    def _forget_initialiser(self, rank: int) -> None:
+        """The worker is gone, or has started again: what it was to send, the lowest live rank sends."""
+        for number, batch in enumerate(self.batches):
+            batch.waiting.discard(rank)
+            if batch.initialiser == rank:
+                batch.initialiser = -1
+            self._answer_waiting(number)
 
     def _committed(self, shard: int, version: int) -> None:
         self.committed[shard] = max(version, self.committed.get(shard, 0))
@@ -284,14 +330,29 @@ class Controller:
         reached = min((self.members[rank].barrier for rank in live), default=0)
         if reached > self.barrier_opened:
             self.barrier_opened = reached
-            for rank in live:
-                self._post(worker_peer(rank), BarrierOpen(reached))
+            self._rest(live, False, [Send(worker_peer(rank), BarrierOpen(reached)) for rank in live])
+
+    def _rest(self, ranks: list[int], resting: bool, follow: list[Send] | None = None) -> None:
+        """Tells the shards who waits for others, or goes on; what follows is sent once all of them know."""
+        for rank in ranks if self.tells_rest else ():
+            last = rank == ranks[-1]
+            self._order(partial(Rest, worker=WorkerId(rank), resting=resting), (follow or []) if last else [])
+        if not self.tells_rest:
+            self._send.extend(follow or [])
+
+    def _order(self, make: Callable[[int], Any], follow: list[Send]) -> None:
+        self._orders += 1
+        self._unconfirmed[self._orders] = (set(range(self.shards)), follow)
+        for shard in range(self.shards):
+            self._post(server_peer(shard), make(self._orders))
 
     def _who_is_behind(self, barrier: int) -> Waiting:
-        rank = next(rank for rank in self.live if self.members[rank].barrier < barrier)
+        return self._waiting_for(next(rank for rank in self.live if self.members[rank].barrier < barrier), barrier)
+
+    def _waiting_for(self, rank: int, number: int) -> Waiting:
         member = self.members[rank]
         silent_s = self._now - member.heard if member.incarnation else -1.0
-        return Waiting(barrier, -1, WorkerId(rank), member.clock, silent_s)
+        return Waiting(number, -1, WorkerId(rank), member.clock, silent_s)
 
     def _end_epochs(self) -> None:
         """Project Adam's rule: an epoch ends when this share of the workers has been through it (OSDI 2014)."""
@@ -312,23 +373,24 @@ class Controller:
             self._stop(f"worker {rank} failed at clock {member.clock}:\n{error}", failed=True)
         elif not self.live:
             self._stop("all workers are done", failed=False)
-        self._after_loss()
+        self._after_loss(rank)
 
     def _lose(self, rank: int, why: str) -> None:
         member = self.members.get(rank)
-        if member is None or member.state not in ("running", "expected") or self.stopped is not None:
+        if member is None or member.state not in ("running", "expected"):
             return
         member.state, member.heard = "lost", self._now
         self._post_lost(rank, member, wait=self.on_worker_loss == "wait")
         if not self.live:
             self._stop(f"worker {rank} was lost ({why}), and no other is left", failed=True)
-        self._after_loss()
+        self._after_loss(rank)
 
     def _post_lost(self, rank: int, member: Member, wait: bool) -> None:
         for shard in range(self.shards):
             self._post(server_peer(shard), Lost(WorkerId(rank), member.incarnation, wait))
 
-    def _after_loss(self) -> None:
+    def _after_loss(self, rank: int) -> None:
+        self._forget_initialiser(rank)
         self._open_barriers()
         self._end_epochs()
 

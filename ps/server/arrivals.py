@@ -19,14 +19,14 @@ class Arrivals:
     def __init__(self, ledger: Ledger, model: Consistency, lr: Callable[[int], float]) -> None:
         self.ledger, self.model, self.lr = ledger, model, lr
         self.admitted_WS: Int64 = np.zeros_like(ledger.last_WS)  # last push number taken
-        self.queue: list[deque[tuple[int, int, int, float]]] = []  # per slice: (worker, seq, base, weight)
-        self.busy: list[bool] = []
+        self.queue: list[deque[tuple[Contribution, int]]] = []  # per slice: pushes and the versions they are based on
+        self.in_flight: list[Contribution | None] = []
         self.touched: set[int] = set()
 
     def add_slices(self, count: int) -> None:
         self.admitted_WS = grown(self.admitted_WS, count, 1)
         self.queue.extend(deque() for _ in range(count))
-        self.busy.extend([False] * count)
+        self.in_flight.extend([None] * count)
 
     def start_of_new(self, clock_W: Int64) -> tuple[int, Int64]:
         """The version that new slices start with, and each worker's clock on them: nobody has anything open there."""
@@ -53,7 +53,7 @@ class Arrivals:
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push; None: its verdict comes with its commit."""
         self.admitted_WS[worker, index] = seq
-        self.queue[index].append((worker, seq, base, weight))
+        self.queue[index].append((Contribution(worker, seq, weight, clock), base))
         self.touched.add(index)
         return None
 
@@ -65,17 +65,17 @@ class Arrivals:
         """Commits that can start now."""
         commits: list[Commit] = []
         if self.touched:
-            decision = self.model.commit(max(int(self.ledger.live_W.sum()), 1))
+            decision = self.model.commit(self.ledger.sharing)
             assert isinstance(decision, OnArrival)
             min_clock_S = self.ledger.min_clock_S()
-            free = [index for index in sorted(self.touched) if self.queue[index] and not self.busy[index]]
+            free = [index for index in sorted(self.touched) if self.queue[index] and self.in_flight[index] is None]
             commits = [self._start(index, decision.rate * self.lr(int(min_clock_S[index]))) for index in free]
             self.touched.clear()
         return commits
 
     def applied(self, commit: Commit) -> list[Refused]:
         """The commit is in the ledger: the slice is free for the next. Nothing is ever refused."""
-        self.busy[commit.slice] = False
+        self.in_flight[commit.slice] = None
         self.touched.add(commit.slice)
         return []
 
@@ -83,11 +83,17 @@ class Arrivals:
         """Forgets what the worker has queued and not in flight; returns per slice the last number still taken."""
         kept_S: Int64 = self.admitted_WS[worker]
         for index, queue in enumerate(self.queue):
-            mine = sum(1 for push in queue if push[0] == worker)
+            mine = sum(1 for push, _ in queue if push.worker == worker)
             if mine:
                 kept_S[index] -= mine
-                self.queue[index] = deque(push for push in queue if push[0] != worker)
+                self.queue[index] = deque(item for item in queue if item[0].worker != worker)
         return kept_S.copy()
+
+    def ahead(self, worker: int) -> list[tuple[int, int]]:
+        """(slice, clock) of each push in an unfinished clock that is applied, or will be."""
+        done = [(index, clock) for (w, index), clocks in self.ledger.ahead.items() if w == worker for clock in clocks]
+        flying = ((index, push) for index, push in enumerate(self.in_flight) if push is not None)
+        return done + [(index, push.clock) for index, push in flying if push.worker == worker]
 
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: the least of all live, so that no minimum goes back."""
@@ -97,10 +103,12 @@ class Arrivals:
     def join(self, worker: int) -> None:
         """The ledger has its clocks."""
 
+    def rest(self, worker: int, resting: bool) -> None:
+        """Nobody waits for pushes here."""
+
     def _start(self, index: int, lr: float) -> Commit:
-        worker, seq, base, weight = self.queue[index].popleft()
-        self.busy[index] = True
+        push, base = self.queue[index].popleft()
+        self.in_flight[index] = push
         version = int(self.ledger.version_S[index])
         number = int(self.ledger.number_S[index]) + 1
-        pushes = (Contribution(worker, seq, weight),)
-        return Commit(index, version + 1, lr, number, version - base, base, pushes)
+        return Commit(index, version + 1, lr, number, version - base, base, (push,))

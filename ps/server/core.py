@@ -17,6 +17,7 @@ from ps.messages import (
     Code,
     Committed,
     CommittedByAll,
+    Confirmed,
     Gap,
     InitDone,
     Join,
@@ -27,9 +28,10 @@ from ps.messages import (
     Placed,
     Pull,
     Push,
+    Rate,
     Read,
     Rejected,
-    SetLr,
+    Rest,
     Tick,
     Ticked,
     Verdicts,
@@ -199,8 +201,14 @@ class Shard:
             case CommittedByAll(version):
                 self.gate.oldest_kept = max(self.gate.oldest_kept, version)
                 self.actions.append(Forget(self.gate.oldest_kept))
-            case SetLr(lr, at_clock):
+            case Rate(order, lr, at_clock):
                 self._record(LrChanged(lr, at_clock))
+                self.actions.append(Send(CONTROLLER, Confirmed(self.shard, order)))
+            case Rest(order, worker, resting):
+                self._make_room(int(worker))
+                self.engine.rest(worker, resting)
+                self.actions.append(Send(CONTROLLER, Confirmed(self.shard, order)))
+                self._progress(None)
             case _:
                 raise PeerError(f"shard {self.shard}: expected a message for servers, got {type(message).__name__}")
 
@@ -433,7 +441,9 @@ class Shard:
                 member.clock = int(self._clock_S(worker).min(initial=member.clock))
         clock_S = self._clock_S(worker)
         ids, seq_S = self.ledger.ids_S, self.engine.admitted_WS[worker].copy()
-        self._send(worker, Welcome(join.incarnation, member.joined, Clock(member.clock), ids, seq_S, clock_S))
+        ahead = np.array(self.engine.ahead(worker), np.int64).reshape(-1, 2)
+        stands = (ids, seq_S, clock_S, ids[ahead[:, 0]], ahead[:, 1])
+        self._send(worker, Welcome(join.incarnation, member.joined, Clock(member.clock), *stands))
         self._progress(None)
 
     def _clock_S(self, worker: int) -> Int64:
@@ -446,7 +456,7 @@ class Shard:
         worker = leave.worker
         if self.ledger.live_W[worker]:
             self._discard(worker)
-            self._record(Left(worker, leave.incarnation))
+            self._record(Left(worker, leave.incarnation, done=True))
             self._nudge()
         self._send(worker, LeaveDone(leave.incarnation))
         self._progress(None)
@@ -463,7 +473,7 @@ class Shard:
         if live:
             self._discard(worker)
         if live or lost.incarnation > known:
-            self._record(Left(worker, lost.incarnation))
+            self._record(Left(worker, lost.incarnation, done=False))
         self.members[worker].fenced = True
         self._nudge()
         self._progress(None)
@@ -504,7 +514,7 @@ class Shard:
         return self.ledger.lr(clock, self.optimizer.lr * self.schedule.factor(clock))
 
     def _rate(self) -> float:
-        decision = self.model.commit(max(int(self.ledger.live_W.sum()), 1))
+        decision = self.model.commit(self.ledger.sharing)
         return 1.0 if isinstance(decision, Gather) else decision.rate
 
     def _record(self, record: Record) -> None:

@@ -24,6 +24,7 @@ class Contribution:
     worker: int
     seq: int
     weight: float
+    clock: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A worker counts no longer; messages up to this incarnation are refused."""
+    """A worker counts no longer; messages up to this incarnation are refused. done: it had finished its work."""
 
     worker: int
     incarnation: int
+    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,10 @@ class Ledger:
         self.clock_WS: Int64 = np.zeros((workers, 0), np.int64)
         self.last_WS: Int64 = np.zeros((workers, 0), np.int64)  # last push number with a final verdict
         self.verdict_WSK: Int64 = np.zeros((workers, 0, VERDICTS_KEPT), np.int64)
+        self.ahead: dict[tuple[int, int], list[int]] = {}  # (worker, slice) -> clocks of pushes in unfinished clocks
         self.live_W: Bool = np.ones(workers, np.bool_)
+        self.done_W: Bool = np.zeros(workers, np.bool_)
+        self._planned = workers
         self.incarnation_W: Int64 = np.zeros(workers, np.int64)
         self.rates: list[LrChanged] = []
 
@@ -142,14 +147,16 @@ class Ledger:
                 self._settle(worker, index, seq, -version - 1)
             case Finished(worker, slices, clock):
                 self.clock_WS[worker, slices] = np.maximum(self.clock_WS[worker, slices], clock)
+                if self.ahead:
+                    self._forget_ahead(worker, slices.tolist())
             case Joined(worker, incarnation, clock_S):
                 self.make_room(worker)
-                self.live_W[worker] = True
+                self.live_W[worker], self.done_W[worker] = True, False
                 self.incarnation_W[worker] = incarnation
                 self.clock_WS[worker] = clock_S
-            case Left(worker, incarnation):
+            case Left(worker, incarnation, done):
                 self.make_room(worker)
-                self.live_W[worker] = False
+                self.live_W[worker], self.done_W[worker] = False, done
                 self.incarnation_W[worker] = incarnation
             case Added():
                 self._add(record)
@@ -165,6 +172,13 @@ class Ledger:
         """The stored verdict of a push number <= last: (code, version)."""
         stored = int(self.verdict_WSK[worker, index, seq % VERDICTS_KEPT])
         return (Code.APPLIED, stored) if stored >= 0 else (Code.LATE, -stored - 1)
+
+    @property
+    def sharing(self) -> int:
+        """Workers by whom models that apply on arrival divide the rate: the live ones, and of those the run began with
+        also who is done: a step of the others must not grow because of that. Who was lost does not count."""
+        live = int(self.live_W.sum())
+        return max(live, min(live + int(self.done_W.sum()), self._planned), 1)
 
     def min_clock_S(self) -> Int64:
         """The least clock that all live workers have finished, per slice; with nobody live, the largest finished."""
@@ -187,15 +201,17 @@ class Ledger:
         if missing > 0:
             self.live_W = grown(self.live_W, missing, 0)
             self.incarnation_W = grown(self.incarnation_W, missing, 0)
+            self.done_W = grown(self.done_W, missing, 0)
             for name in ("clock_WS", "last_WS", "verdict_WSK"):
                 setattr(self, name, grown(getattr(self, name), missing, 0))
 
     def state(self) -> list[bytes]:
         """Every number, as bytes: equal on primary and follower at the same place in the log."""
         arrays = (self.ids_S, self.version_S, self.number_S, self.ready_S, self.clock_WS, self.last_WS)
-        rest = (self.verdict_WSK, self.live_W, self.incarnation_W)
+        rest = (self.verdict_WSK, self.live_W, self.done_W, self.incarnation_W)
         rates = np.array([(change.lr, change.at_clock) for change in self.rates])
-        return [array.tobytes() for array in (*arrays, *rest, rates)]
+        ahead = np.array([(*key, clock) for key, clocks in sorted(self.ahead.items()) for clock in clocks], np.int64)
+        return [array.tobytes() for array in (*arrays, *rest, rates, ahead)]
 
     def _commit(self, commit: Commit) -> None:
         index = commit.slice
@@ -203,6 +219,8 @@ class Ledger:
         self.number_S[index] = commit.number
         for push in commit.contributions:
             self._settle(push.worker, index, push.seq, commit.version)
+            if not commit.finished and push.clock >= self.clock_WS[push.worker, index]:
+                self.ahead.setdefault((push.worker, index), []).append(push.clock)
         for worker, seq in commit.late:
             self._settle(worker, index, seq, -commit.version - 1)
         for worker in commit.finished:
@@ -211,6 +229,13 @@ class Ledger:
     def _settle(self, worker: int, index: int, seq: int, stored: int) -> None:
         self.verdict_WSK[worker, index, seq % VERDICTS_KEPT] = stored
         self.last_WS[worker, index] = max(int(self.last_WS[worker, index]), seq)
+
+    def _forget_ahead(self, worker: int, slices: list[int]) -> None:
+        for index in slices:
+            if clocks := self.ahead.pop((worker, index), None):
+                finished = self.clock_WS[worker, index]
+                if left := [clock for clock in clocks if clock >= finished]:
+                    self.ahead[worker, index] = left
 
     def _add(self, added: Added) -> None:
         count, workers = len(added.ids), len(self.live_W)

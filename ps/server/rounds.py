@@ -9,9 +9,9 @@ import numpy as np
 from ps.consistency import Consistency, Gather
 from ps.messages import Code
 from ps.server.ledger import Commit, Contribution, Ledger, Record, Refused, grown
-from ps.types import Int64
+from ps.types import Bool, Int64
 
-Round = dict[int, list[tuple[int, float]]]  # worker -> its (seq, weight) in this round
+Round = dict[int, list[Contribution]]  # worker -> its pushes in this round
 
 
 class Rounds:
@@ -25,6 +25,7 @@ class Rounds:
         self.ledger, self.model, self.lr = ledger, model, lr
         self.admitted_WS: Int64 = np.zeros_like(ledger.last_WS)  # last push number taken
         self.done_WS: Int64 = np.zeros_like(ledger.clock_WS)
+        self.resting_W: Bool = np.zeros(len(self.done_WS), np.bool_)  # who waits for others, at a barrier or the like
         self.open_S: Int64 = np.zeros(0, np.int64)  # rounds that pushes may still enter: version, + 1 while in flight
         self.rounds: list[dict[int, Round]] = []
         self.late: list[list[tuple[int, int]]] = []  # refusals that wait for the commit in flight
@@ -57,6 +58,7 @@ class Rounds:
         """A row for every rank that the ledger knows."""
         missing = len(self.ledger.last_WS) - len(self.admitted_WS)
         self.admitted_WS, self.done_WS = grown(self.admitted_WS, missing, 0), grown(self.done_WS, missing, 0)
+        self.resting_W = grown(self.resting_W, missing, 0)
 
     def prefix_S(self, worker: int) -> Int64:
         """Per slice the last push number up to which all have a verdict: gathered is one."""
@@ -78,9 +80,12 @@ class Rounds:
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push into its round; LATE when the round is over; None while its refusal has to wait its turn."""
         self.admitted_WS[worker, index] = seq
+        self.resting_W[worker] = False  # it gave up waiting
         number = clock // self.clocks if self.by_clock else base
         if number >= self.open_S[index]:
-            self.rounds[index].setdefault(number, {}).setdefault(worker, []).append((seq, weight))
+            self.rounds[index].setdefault(number, {}).setdefault(worker, []).append(
+                Contribution(worker, seq, weight, clock)
+            )
             return Code.GATHERED
         if self.open_S[index] > self.ledger.version_S[index]:
             self.late[index].append((worker, seq))
@@ -102,10 +107,15 @@ class Rounds:
             return []
         self.changed = False
         live_W = self.ledger.live_W
-        done_WS = self.done_WS[live_W] if live_W.any() else self.done_WS
-        delivered_S = (done_WS > self.open_S).sum(axis=0)
+        counts_W = live_W if live_W.any() else np.ones(len(live_W), np.bool_)
+        delivered_WS = (self.done_WS > self.open_S) & counts_W[:, None]
+        delivered_S = delivered_WS.sum(axis=0)
+        complete_S = delivered_S >= self.gather.quorum
+        if not self.by_clock and self.resting_W.any():  # no more than those who do not rest can be waited for
+            awaited_WS = (counts_W & ~self.resting_W)[:, None] & ~delivered_WS
+            complete_S |= (delivered_S > 0) & ~awaited_WS.any(axis=0)
         free_S = (self.open_S == self.ledger.version_S) & self.ledger.ready_S
-        return [self._start(int(i)) for i in np.flatnonzero((delivered_S >= self.gather.quorum) & free_S)]
+        return [self._start(int(i)) for i in np.flatnonzero(complete_S & free_S)]
 
     def applied(self, commit: Commit) -> list[Refused]:
         """The commit is in the ledger; what came during it is settled now."""
@@ -122,12 +132,22 @@ class Rounds:
                     kept_S[index] -= len(entries.pop(worker, ()))
         return kept_S.copy()
 
+    def ahead(self, worker: int) -> list[tuple[int, int]]:
+        """None: what a worker has not finished was discarded, or is gathered under its finished clock."""
+        return []
+
+    def rest(self, worker: int, resting: bool) -> None:
+        """The worker waits for others and pushes nothing meanwhile, or goes on."""
+        self.resting_W[worker] = resting
+        self.changed = True
+
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: it takes part from the open round on."""
         return self.open_S * self.clocks
 
     def join(self, worker: int) -> None:
         self.done_WS[worker] = np.maximum(self.done_WS[worker], self.open_S)  # what it had finished stays
+        self.resting_W[worker] = False
         self.changed = True
 
     def _start(self, index: int) -> Commit:
@@ -135,8 +155,8 @@ class Rounds:
         self.open_S[index] += 1
         entries = self.rounds[index].pop(number, {})
         finished = np.flatnonzero(self.done_WS[:, index] > number).tolist()
-        pushes = tuple(Contribution(w, seq, weight) for w in finished for seq, weight in entries.pop(w, ()))
-        late = tuple((w, seq) for w in sorted(entries) for seq, _ in entries[w])
+        pushes = tuple(push for w in finished for push in entries.pop(w, ()))
+        late = tuple((w, push.seq) for w in sorted(entries) for push in entries[w])
         return Commit(
             slice=index,
             version=number + 1,

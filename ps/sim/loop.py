@@ -11,7 +11,7 @@ from typing import Any
 
 from ps.client import run_client
 from ps.config import RunConfig
-from ps.controller.core import Controller
+from ps.controller.build import build_controller
 from ps.controller.runtime import ControllerRuntime
 from ps.metrics import Metrics
 from ps.server.build import build_follower, build_shard
@@ -23,6 +23,7 @@ from ps.transport.base import Message
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 
 JOB = b"simulated job 00"
+KILLED = "its process was killed"
 
 
 class Simulator:
@@ -51,16 +52,7 @@ class Simulator:
         self._order = 0
         self._under_way = 0  # messages and applies that have not arrived yet
         self._controller_timer = float("inf")
-        core = Controller(
-            config.workers,
-            config.servers,
-            config.model_dump_json(),
-            config.on_worker_loss,
-            config.epoch_share,
-            config.lease_s,
-            config.restart_s,
-        )
-        self.controller = ControllerRuntime(core, JOB, self._sender(CONTROLLER))
+        self.controller = ControllerRuntime(build_controller(config), JOB, self._sender(CONTROLLER))
         self.servers: dict[int, Server] = {}
         for shard in range(config.servers):
             self.servers[shard] = Server(
@@ -96,14 +88,15 @@ class Simulator:
         script.is_killed = True
         script.drain()
         self.at(self.now, lambda: None if script.is_over else script.resume())
-        if notice:
-            sends = self.controller.core.worker_lost(rank, "its process was killed", self.now)
-            self.at(self.now, lambda: self._control(sends))
+        if notice:  # behind what it has said
+            [arrival] = self.links.arrivals(script.address, CONTROLLER, self.now)
+            self._under_way += 1
+            self.at(arrival, lambda: self._tell_of_death(rank))
 
     def kill_server(self, shard: int) -> None:
         """The server's process dies with all it holds."""
         if self.servers.pop(shard, None) is not None:
-            sends = self.controller.core.server_lost(shard, "its process was killed", self.now)
+            sends = self.controller.core.server_lost(shard, KILLED, self.now)
             self.at(self.now, lambda: self._control(sends))
 
     # ---- running ----------------------------------------------------------------------------------------------------
@@ -182,6 +175,10 @@ class Simulator:
         self._under_way -= 1
         if shard in self.servers:
             self.servers[shard].finish(commits, self.now)
+
+    def _tell_of_death(self, rank: int) -> None:
+        self._under_way -= 1
+        self._control(self.controller.core.worker_lost(rank, KILLED, self.now))
 
     def _control(self, sends: Any) -> None:
         self.controller.perform(sends)

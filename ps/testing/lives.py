@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,20 +66,22 @@ class Life:
     def push(self, grads: Mapping[str, Array], weight: float) -> PushFuture:
         """Pushes, and computes what should travel."""
         self.grads = {self.worker.keyspace.slices_of[name].start: g.reshape(-1) for name, g in grads.items()}
-        if self.arrays.keeps_replica:
-            local_lr = self.cadence.local_lr
-            lr = self.session.lr * self.session.rate if local_lr is None else local_lr
-            for slice_id, grad in self.grads.items():
-                if slice_id in self.replica:
-                    scale = self.worker.keyspace.slices[slice_id].options.lr_scale
-                    old = self.replica[slice_id]
-                    self.replica[slice_id] = np.asarray(old - old.dtype.type(lr * scale) * grad)
         if self.accumulates:
+            self._step_replica(self.grads)
             self.weights[self.client.clock] = self.weights.get(self.client.clock, 0.0) + weight
             if self.cadence.carries == "gradient":
                 for slice_id, grad in self.grads.items():
                     self.summed[slice_id] = self.summed.get(slice_id, 0) + grad.dtype.type(weight) * grad
         return self.client.push(grads, weight)
+
+    def _step_replica(self, slices: Iterable[int]) -> None:
+        local_lr = self.cadence.local_lr
+        lr = self.session.lr * self.session.rate if local_lr is None else local_lr
+        for slice_id in slices if self.arrays.keeps_replica else ():
+            if slice_id in self.replica:
+                scale = self.worker.keyspace.slices[slice_id].options.lr_scale
+                old = self.replica[slice_id]
+                self.replica[slice_id] = np.asarray(old - old.dtype.type(lr * scale) * self.grads[slice_id])
 
     def tick(self) -> None:
         """Finishes the clock."""
@@ -97,6 +99,8 @@ class Life:
             mean = sum(self.weights.values()) / len(self.weights)
             self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
             self.weights.clear()
+        elif entry is not None:
+            self._step_replica(entry.open)
         for slice_id, (seq, base) in entry.open.items() if entry is not None else ():
             frame = np.array(self.arrays.frames[number, slice_id].array)
             push = PushSeen(self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight, frame)

@@ -99,8 +99,10 @@ class Client:
         for name in options or {}:
             if name not in arrays:
                 raise ConfigError(f"register: options: expected names among {', '.join(arrays)}, got {name!r}")
-        self._worker.poll()
-        self._worker.register(arrays, options or {}, self._timeout(timeout))
+        seconds, worker = self._timeout(timeout), self._worker
+        worker.poll()
+        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.unsettled())
+        worker.register(arrays, options or {}, seconds)
         return dict(values)
 
     def pull(
@@ -202,15 +204,22 @@ class Client:
         text = f"worker {self.rank}: {reason}".encode(errors="replace")[:REASON_BYTES_MAX]
         self._post(Stop(text.decode(errors="ignore"), False))
 
-    def set_lr(self, lr: float, at_clock: int | None = None) -> None:
-        """From `at_clock` (default: this worker's clock) on the learning rate is `lr`, everywhere."""
+    def set_lr(self, lr: float, at_clock: int | None = None, *, timeout: float | None = None) -> None:
+        """From `at_clock` (default: this worker's clock) on the learning rate is `lr`; returns when all servers know.
+
+        Clocks that are committed already keep their rate. Raises: ConfigError; DeadlineError.
+        """
         self._open("set_lr")
+        seconds, worker = self._timeout(timeout), self._worker
         rate, clock = _number("set_lr: lr", lr), self.clock if at_clock is None else at_clock
         if not (math.isfinite(rate) and rate >= 0):
             raise ConfigError(f"set_lr: lr: expected a finite number >= 0, got {rate!r}")
         if clock < 0:
             raise ConfigError(f"set_lr: at_clock: expected a clock >= 0, got {clock!r}")
-        self._post(SetLr(rate, Clock(clock)))
+        worker.lr_asked += 1
+        number = worker.lr_asked
+        self._post(SetLr(WorkerId(self.rank), worker.incarnation, number, rate, Clock(clock)))
+        worker.wait(lambda: worker.lr_set >= number, seconds, lambda: "set_lr: some server has not confirmed it")
 
     def register_state(self, name: str, get: Callable[[], Any], set: Callable[[Any], None]) -> None:
         """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker."""

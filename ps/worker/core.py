@@ -5,6 +5,7 @@ Calls of the training loop and messages in, actions out. S: all registered slice
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -33,8 +34,8 @@ from ps.messages import (
 )
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 
-PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
+PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
 BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
 
 
@@ -124,6 +125,7 @@ class Session:
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
         self.finished_S: Int64 = np.empty(0, np.int64)  # clocks finished by an earlier incarnation
+        self.ahead: Counter[tuple[int, int]] = Counter()  # (slice, clock) -> pushes an earlier incarnation got applied
         self.late_clock = -1  # last clock that some shard closed too late for a round
         self.pushes: dict[int, PushEntry] = {}
         self.pulls: dict[int, PullEntry] = {}
@@ -197,8 +199,10 @@ class Session:
         )
 
     def push(self, slice_ids: Int64, weight: float, now: float) -> tuple[PushEntry, list[Action]]:
-        """Gives out the push numbers; slices whose clock an earlier incarnation has finished are left out."""
+        """Gives out the push numbers; what an earlier incarnation has pushed of this clock is left out."""
         ids = slice_ids[self.finished_S[slice_ids] <= self.clock]
+        if self.ahead:
+            ids = np.array([i for i in ids.tolist() if not self._is_repeated(i)], np.int64)
         self.seq_S[ids] += 1
         self.wrote_S[ids] = True
         entry = PushEntry(self._take_id(), self.clock, weight, {})
@@ -209,6 +213,13 @@ class Session:
             self.pushes[entry.id] = entry
         shards = sorted({int(shard) for shard in self.shard_S[ids]})
         return entry, [self._again(("push", shard, entry.id), now) for shard in shards]
+
+    def _is_repeated(self, slice_id: int) -> bool:
+        """An earlier incarnation's push of this clock was applied in this one's place."""
+        repeated = self.ahead[slice_id, self.clock] > 0
+        if repeated:
+            self.ahead[slice_id, self.clock] -= 1
+        return repeated
 
     def tick(self, now: float) -> list[Action]:
         """This worker has finished a clock. Told to every shard when a push or pull may follow."""
@@ -432,15 +443,17 @@ class Session:
         if shard in self.welcomed:
             return []
         self.welcomed[shard] = welcome
+        if not welcome.joined:
+            self.ahead.update(zip(welcome.ahead_slice_P.tolist(), welcome.ahead_clock_P.tolist(), strict=True))
         if not self.is_joined:
             return []
+        every = self.model.cadence.push_every
         if not (self.by_version or any(w.joined for w in self.welcomed.values())):
             holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
-            self.clock = Clock(min(int(w.clock_E.min(initial=w.clock)) for w in holders or self.welcomed.values()))
-            self.told = self.clock
+            least = min(int(w.clock_E.min(initial=w.clock)) for w in holders or self.welcomed.values())
+            self.clock = self.told = Clock(least - least % every)  # what was accumulated since then has died
             return []
         latest = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
-        every = self.model.cadence.push_every
         start = -(-latest // every) * every
         if start == 0:
             return []

@@ -17,11 +17,13 @@ from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerEr
 from ps.keyspace import Keyspace, Options, Parameter
 from ps.messages import (
     BarrierOpen,
+    BatchReady,
     Code,
     Done,
     Enroll,
     Enrolled,
     EpochEnd,
+    LrSet,
     Progress,
     Register,
     Registered,
@@ -61,7 +63,8 @@ class Worker:
         self.batches = 0
         self.barriers = 0
         self.barrier_opened = 0
-        self.behind: Waiting | None = None  # whom a barrier waits for
+        self.behind: Waiting | None = None  # whom a barrier, or a batch without initial values, waits for
+        self.lr_asked = self.lr_set = 0  # changes that this worker asked for; the last that is in force
         self.epoch_ended = -1
         self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
         self._initial: dict[int, Buffer] = {}
@@ -78,7 +81,8 @@ class Worker:
     # ---- joining ----------------------------------------------------------------------------------------------------
 
     def _enroll(self, rank: int, timeout_s: float) -> None:
-        self.post(CONTROLLER, Enroll(WorkerId(rank), False))
+        self._nonce = int(self.port.now() * 1e9)
+        self.post(CONTROLLER, Enroll(WorkerId(rank), False, self._nonce))
         silent = "the controller has not answered Enroll"
         self.wait(lambda: bool(self.enrolled or self.stopped), timeout_s, lambda: silent)
         if self.enrolled is None:
@@ -118,8 +122,8 @@ class Worker:
         number = self.batches
         specs = tuple(Spec.of(parameter) for parameter in parameters)
         self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs))
-        why = f"register: batch {number} is not placed; some server has not confirmed it"
-        self.wait(lambda: number in self.registered, timeout_s, lambda: why)
+        self.behind = None
+        self.wait(lambda: number in self.registered, timeout_s, lambda: self._who_registers_late(number))
         ids = self.keyspace.extend(parameters)
         self.batches += 1
         reply = self.registered[number]
@@ -130,6 +134,7 @@ class Worker:
         self._initial = {i: self.arrays.gather(i, flat, copy=True) for i in ids}
         self.perform(self.session.init(ids, self.port.now()))
         self.wait(lambda: self.session.is_initialised, timeout_s, self._silent_shards)
+        self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
         for buffer in self._initial.values():
             buffer.release()
         self._initial = {}
@@ -150,25 +155,31 @@ class Worker:
         fresh = {int(i): arrays.gather(int(i), grads, copy) for i in ids}
         if self.config.clip_norm is not None:
             arrays.clip(fresh.values(), self.config.clip_norm)
-        if arrays.keeps_replica:
-            lr = session.lr * session.rate if cadence.local_lr is None else cadence.local_lr
-            for slice_id, buffer in fresh.items():
-                arrays.step(slice_id, buffer.array, lr)
         if not cadence.accumulates:
             return self._send_push(ids, fresh, weight)
+        self._step_replica(fresh)
         arrays.weights[session.clock] = arrays.weights.get(session.clock, 0.0) + weight
         for slice_id, buffer in fresh.items():
             arrays.accumulate(slice_id, buffer.array, weight)
             buffer.release()
         return 0
 
+    def _step_replica(self, fresh: Mapping[int, Buffer]) -> None:
+        local_lr = self.session.model.cadence.local_lr
+        lr = self.session.lr * self.session.rate if local_lr is None else local_lr
+        if self.arrays.keeps_replica:
+            for slice_id, buffer in fresh.items():
+                self.arrays.step(slice_id, buffer.array, lr)
+
     def _send_push(self, ids: Any, fresh: dict[int, Buffer], weight: float) -> int:
         entry, actions = self.session.push(ids, weight, self.port.now())
+        if not self.session.model.cadence.accumulates:
+            self._step_replica({slice_id: fresh[slice_id] for slice_id in entry.open})
         for slice_id, buffer in fresh.items():
             if slice_id in entry.open:
                 self.arrays.frames[entry.id, slice_id] = self.arrays.compensate(slice_id, buffer)
             else:
-                buffer.release()  # an earlier incarnation has finished this clock here
+                buffer.release()  # an earlier incarnation has pushed it
         self.verdicts[entry.id] = {}
         self.perform(actions)
         return entry.id
@@ -303,8 +314,7 @@ class Worker:
             name = self.keyspace.describe(int(ids[0]))
             note = entry.note
             if note is not None and note.worker >= 0 and note.slice in ids:
-                heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
-                who = f"waits for worker {note.worker}, at clock {note.clock}, {heard}"
+                who = f"waits for {_described(note)}"
             elif note is not None and note.worker < 0 and note.slice in ids:
                 who = "has no initial values yet; rank 0 must call register"
             else:
@@ -314,11 +324,14 @@ class Worker:
 
     def who_is_behind(self, barrier: int) -> str:
         """Which worker has not reached a barrier, in words, as the controller last said."""
-        note = self.behind
-        if note is None or note.id != barrier:
+        if self.behind is None or self.behind.id != barrier:
             return f"barrier {barrier}: the controller has not answered"
-        heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
-        return f"barrier {barrier}: waits for worker {note.worker}, at clock {note.clock}, {heard}"
+        return f"barrier {barrier}: waits for {_described(self.behind)}"
+
+    def _who_registers_late(self, batch: int) -> str:
+        if self.behind is None or self.behind.id != batch:
+            return f"register: batch {batch} is not placed; some server has not confirmed it"
+        return f"register: the initial values of batch {batch} come from {_described(self.behind)}"
 
     def unsettled(self) -> str:
         """Which pushes wait for their verdict, in words."""
@@ -353,7 +366,7 @@ class Worker:
 
     def _control(self, body: Any) -> None:
         match body:
-            case Enrolled():
+            case Enrolled() if body.nonce == self._nonce:
                 self.enrolled = body
             case Registered():
                 self.registered[body.batch] = body
@@ -361,6 +374,8 @@ class Worker:
                 self.barrier_opened = max(self.barrier_opened, number)
             case Waiting():
                 self.behind = body
+            case LrSet(number):
+                self.lr_set = max(self.lr_set, number)
             case EpochEnd(epoch):
                 self.epoch_ended = max(self.epoch_ended, epoch)
             case Stop():
@@ -433,3 +448,9 @@ class Worker:
         waiting, self._outbox = self._outbox, []
         for to, message in waiting:
             self._hand_over(to, message)
+
+
+def _described(note: Waiting) -> str:
+    """Whom a wait is for, in words."""
+    heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
+    return f"worker {note.worker}, at clock {note.clock}, {heard}"

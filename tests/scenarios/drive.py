@@ -19,6 +19,7 @@ from ps.messages import (
     Code,
     Committed,
     CommittedByAll,
+    Confirmed,
     Gap,
     InitDone,
     Join,
@@ -29,8 +30,8 @@ from ps.messages import (
     Placed,
     Pull,
     Push,
+    Rate,
     Rejected,
-    SetLr,
     Spec,
     Tick,
     Ticked,
@@ -183,7 +184,7 @@ class Drive:
         return self.handle(CommittedByAll(version))
 
     def set_lr(self, lr: float, clock: int) -> list[str]:
-        return self.handle(SetLr(lr, Clock(clock)))
+        return self.handle(Rate(1, lr, Clock(clock)))
 
     def applied(self) -> list[str]:
         """The oldest apply is done."""
@@ -291,6 +292,8 @@ def show_body(body: Any) -> str:
             return "leave done"
         case Rejected():
             return f"rejected{' and fenced' if body.fenced else ''}: {body.reason}"
+        case Confirmed(_, order):
+            return f"confirmed {order}"
         case Placed(_, epoch):
             return f"placed, epoch {epoch}"
         case Committed(_, version):

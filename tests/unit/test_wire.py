@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ps import wire
 from ps.errors import FrameError
-from ps.messages import Gap, Join, Log, Pull, Push, Register, SetLr, Spec, Stop, Values, Verdicts
+from ps.messages import Gap, Join, Log, Pull, Push, Rate, Register, Spec, Stop, Values, Verdicts
 from ps.types import Clock, WorkerId
 
 JOB = bytes(range(16))
@@ -192,7 +192,7 @@ def test_a_wrong_header_is_refused_by_name(header: bytes, text: str) -> None:
             ["a"] * 257,
             "Log.names: expected a list of at most 256",
         ),
-        (SetLr(0.1, Clock(0)), "lr", None, "SetLr.lr: expected a finite float, got None"),
+        (Rate(1, 0.1, Clock(0)), "lr", None, "Rate.lr: expected a finite float, got None"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(message: Any, field: str, value: Any, text: str) -> None:

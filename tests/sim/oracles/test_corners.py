@@ -10,6 +10,7 @@ import pytest
 from ps.errors import PeerError, StoppedError
 from ps.keyspace import Options
 from ps.sim.links import LinkFaults
+from ps.sim.loop import Simulator
 from ps.sim.scripts import Script
 from ps.types import Array, PeerId
 from ps.worker.client import Client
@@ -124,9 +125,6 @@ def test_barriers_open_after_a_restart() -> None:
     assert run.results == [8, 8, 8], run.say(f"clocks {run.results}")
 
 
-@pytest.mark.xfail(
-    reason="who waits at a barrier still counts as one of the n that a commit needs", raises=AssertionError
-)
 def test_a_barrier_under_quorum_opens_for_a_slow_worker() -> None:
     """The two fast ones wait at the barrier; the slow one needs one more worker for each of its commits."""
     train = stepping(15, lambda client, clock: client.barrier() if clock % 5 == 4 else None)
@@ -156,9 +154,6 @@ def test_a_joiner_learns_which_epochs_are_over() -> None:
     assert ended == dict.fromkeys(range(4), True), run.say(f"epoch 0 has ended for {ended}")
 
 
-@pytest.mark.xfail(
-    reason="set_lr goes through the controller and its commit does not wait for it", raises=AssertionError
-)
 @pytest.mark.parametrize("seed", range(3))
 def test_set_lr_without_a_clock_holds_from_the_callers_clock_on(seed: int) -> None:
     """All wait for the caller's tick of this clock, so its word could be there in time."""
@@ -177,9 +172,6 @@ def test_set_lr_without_a_clock_holds_from_the_callers_clock_on(seed: int) -> No
     assert rates == [0.1] * 3 + [0.5] * 3, run.say(f"rates {rates}")
 
 
-@pytest.mark.xfail(
-    reason="nobody takes over from a worker that dies between Registered and Init", raises=AssertionError
-)
 def test_somebody_else_sends_the_initial_values_when_the_first_dies() -> None:
     """Dropped at any moment of its start; the others hold initial values too."""
     train = stepping(3, lambda client, clock: None)
@@ -212,3 +204,42 @@ def test_a_fenced_worker_whose_script_goes_on_ends_the_job() -> None:
     assert all(isinstance(error, StoppedError) for error in errors), run.say(f"{errors}")
     values: Array = run.final()["a"]
     assert np.isfinite(values).all(), run.say(f"{values}")
+
+
+def test_a_restart_amid_enrolment_gets_an_incarnation_of_its_own() -> None:
+    def train(client: Client) -> None:
+        client.register({"a": ONE})
+        client.pull()
+
+    def plan(sim: Simulator) -> None:
+        restart(sim, 0, train, at=0.0005)
+
+    simulate(train, seed=1, workers=1, on_worker_loss="wait", faults=LinkFaults(), plan=plan)
+
+
+@pytest.mark.parametrize("model", ["async", "ssp:staleness=1", "downpour:push_every=2"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_restarted_worker_adds_each_of_its_clocks_once(seed: int, model: str) -> None:
+    """Also where its last push was applied and its tick lost with it: every clock has an element to count in."""
+    clocks = 6
+
+    def train(client: Client) -> None:
+        values = {"a": np.zeros((3, clocks), np.float32), "b": np.zeros((3, 2 * clocks), np.float32)}
+        client.register(values, {"b": Options(weight_decay=0.0)})  # two slices
+        for clock in range(client.clock, clocks):
+            client.pull()
+            one = np.zeros((3, clocks), np.float32)
+            one[client.rank, clock] = 1
+            two = np.zeros((3, 2 * clocks), np.float32)
+            two[client.rank, 2 * clock] = 1
+            client.push({"a": one, "b": two})
+            client.push({"b": np.roll(two, 1)})  # a second one of this clock
+            client.tick()
+
+    def plan(sim: Simulator) -> None:
+        for number in range(3):
+            restart(sim, 1, train, at=0.03 + sim.random.random() * 0.3 + 0.3 * number)
+
+    run = simulate(train, seed=seed, optimizer="add", consistency=model, on_worker_loss="wait", plan=plan)
+    for name, value in run.final().items():
+        assert (value == 1).all(), run.say(f"{name}: clocks counted {value.tolist()}")

@@ -1,7 +1,4 @@
-"""What random schedules found and leave out until it is closed; an expected failure that passes is a failure.
-
-The initial values that die with their only sender are in tests/sim/oracles/test_known_gaps.py.
-"""
+"""What random schedules found and leave out until it is closed; an expected failure that passes is a failure."""
 
 from __future__ import annotations
 
@@ -10,26 +7,10 @@ import pytest
 
 from ps.keyspace import Options
 from ps.sim.links import LinkFaults
-from ps.sim.loop import Simulator
 from ps.worker.client import Client
-from tests.sim.helpers import restart, simulate
+from tests.sim.helpers import simulate
 
 ONE = np.ones(2, np.float32)
-
-
-@pytest.mark.xfail(
-    reason="Enrolled names no asker: the answer to a dead incarnation is taken by the next one at the same address",
-    raises=AssertionError,
-)
-def test_a_restart_amid_enrolment_gets_an_incarnation_of_its_own() -> None:
-    def train(client: Client) -> None:
-        client.register({"a": ONE})
-        client.pull()
-
-    def plan(sim: Simulator) -> None:
-        restart(sim, 0, train, at=0.0005)
-
-    simulate(train, seed=1, workers=1, on_worker_loss="wait", faults=LinkFaults(), plan=plan)
 
 
 @pytest.mark.xfail(

@@ -13,8 +13,10 @@ from ps.keyspace import Options, Parameter
 from ps.messages import (
     Barrier,
     BarrierOpen,
+    BatchReady,
     Committed,
     CommittedByAll,
+    Confirmed,
     Done,
     Enroll,
     Enrolled,
@@ -23,9 +25,11 @@ from ps.messages import (
     Join,
     Log,
     Lost,
+    LrSet,
     Place,
     Placed,
     Progress,
+    Rate,
     Register,
     Registered,
     Rejected,
@@ -51,7 +55,7 @@ def controller(workers: int = 2, shards: int = 1, enrolled: bool = True, **optio
 
 def enroll(control: Controller, rank: int, now: float = 0.0) -> Any:
     """The answer to one worker's Enroll."""
-    [send] = control.handle(worker_peer(max(rank, 0)), Enroll(WorkerId(rank), False), now)
+    [send] = control.handle(worker_peer(max(rank, 0)), Enroll(WorkerId(rank), False, 7), now)
     return send.body
 
 
@@ -80,7 +84,7 @@ SPECS = (spec("w", 64, 128), spec("b", 64))
 
 
 def test_a_worker_is_told_its_rank_incarnation_size_and_config() -> None:
-    assert enroll(controller(enrolled=False), 1) == Enrolled(WorkerId(1), 1, 2, CONFIG)
+    assert enroll(controller(enrolled=False), 1) == Enrolled(WorkerId(1), 1, 7, 2, CONFIG)
 
 
 def test_a_restarted_worker_gets_the_next_incarnation() -> None:
@@ -141,7 +145,7 @@ def test_who_enrolls_after_the_end_is_told_of_it() -> None:
 # ---- registration ---------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_placed_on_every_shard_and_confirmed_to_who_waits() -> None:
+def test_a_batch_is_placed_on_every_shard_before_anybody_is_answered() -> None:
     control = controller(shards=2)
     sends = say(control, 1, Register, 0, SPECS)
     assert [(peer, body.batch, body.epoch) for peer, body in bodies(sends, Place)] == [
@@ -150,20 +154,31 @@ def test_a_batch_is_placed_on_every_shard_and_confirmed_to_who_waits() -> None:
     ]
     assert say(control, 0, Register, 0, SPECS) == []
     assert control.handle(server_peer(1), Placed(1, 1), 0.0) == []
-    told = bodies(control.handle(server_peer(0), Placed(0, 1), 0.0), Registered)
-    assert [(peer, body.initialise, body.epoch) for peer, body in told] == [
-        ("worker:1", False, 1),
-        ("worker:0", True, 1),
-    ]
-    assert np.array_equal(told[0][1].shard_E, control.map.shard_S)
+    [(peer, told)] = bodies(control.handle(server_peer(0), Placed(0, 1), 0.0), Registered)
+    assert (peer, told.initialise, told.epoch) == ("worker:0", True, 1)
+    assert np.array_equal(told.shard_E, control.map.shard_S)
 
 
-def test_a_late_worker_is_told_at_once() -> None:
+def test_the_others_are_answered_once_the_initial_values_are_in() -> None:
     control = controller(shards=1)
     say(control, 0, Register, 0, SPECS)
     control.handle(server_peer(0), Placed(0, 1), 0.0)
-    [send] = say(control, 1, Register, 0, SPECS)
-    assert isinstance(send.body, Registered) and not send.body.initialise
+    assert say(control, 1, Register, 0, SPECS) == [Send(worker_peer(1), Waiting(0, -1, WorkerId(0), Clock(0), 0.0))]
+    [(peer, told)] = bodies(say(control, 0, BatchReady, 0), Registered)
+    assert peer == "worker:1" and not told.initialise
+    [(peer, told)] = bodies(say(control, 1, Register, 0, SPECS), Registered)
+    assert peer == "worker:1" and not told.initialise, "asked again"
+
+
+@pytest.mark.parametrize("ends", ["lost", "done"])
+def test_the_next_rank_initialises_where_the_first_has_gone_before_it_did(ends: str) -> None:
+    control = controller(shards=1)
+    say(control, 0, Register, 0, SPECS)
+    say(control, 1, Register, 0, SPECS)
+    control.handle(server_peer(0), Placed(0, 1), 0.0)
+    sends = control.worker_lost(0, "killed", 1.0) if ends == "lost" else say(control, 0, Done, "")
+    [(peer, told)] = bodies(sends, Registered)
+    assert peer == "worker:1" and told.initialise
 
 
 def test_the_lowest_live_rank_initialises() -> None:
@@ -233,7 +248,7 @@ def test_parameters_that_we_cannot_hold_are_refused_and_leave_no_trace() -> None
 def test_a_reader_learns_every_batch_those_before_it_and_those_after() -> None:
     control = controller()
     say(control, 0, Register, 0, SPECS)
-    sends = control.handle(READER, Enroll(WorkerId(-1), True), 0.0)
+    sends = control.handle(READER, Enroll(WorkerId(-1), True, 0), 0.0)
     assert [type(body) for body in to(sends, READER)] == [Place, Enrolled]
     assert len(to(say(control, 0, Register, 1, (spec("v", 1),)), READER)) == 1
     assert control.members.keys() == {0, 1}, "it counts in nothing"
@@ -414,7 +429,7 @@ def test_the_first_failure_is_carried_word_for_word() -> None:
 
 def test_a_stop_reaches_every_running_worker_and_reader_once() -> None:
     control = controller(workers=3)
-    control.handle(READER, Enroll(WorkerId(-1), True), 0.0)
+    control.handle(READER, Enroll(WorkerId(-1), True, 0), 0.0)
     say(control, 2, Done, "")
     stop = Stop("the loss is low enough", False)
     assert bodies(control.handle(worker_peer(0), stop, 0.0), Stop) == [
@@ -428,12 +443,13 @@ def test_a_stop_reaches_every_running_worker_and_reader_once() -> None:
 # ---- what is passed on ----------------------------------------------------------------------------------------------
 
 
-def test_a_rate_is_told_to_every_shard() -> None:
-    change = SetLr(0.01, Clock(100))
-    assert controller(shards=2).handle(worker_peer(0), change, 0.0) == [
-        Send(server_peer(0), change),
-        Send(server_peer(1), change),
-    ]
+def test_a_rate_is_in_force_once_every_shard_has_confirmed_it() -> None:
+    control = controller(shards=2)
+    change = Rate(1, 0.01, Clock(100))
+    assert say(control, 1, SetLr, 5, 0.01, Clock(100)) == [Send(server_peer(0), change), Send(server_peer(1), change)]
+    assert control.handle(server_peer(1), Confirmed(1, 1), 0.0) == []
+    assert control.handle(server_peer(1), Confirmed(1, 1), 0.0) == [], "one shard twice"
+    assert control.handle(server_peer(0), Confirmed(0, 1), 0.0) == [Send(worker_peer(1), LrSet(5))]
 
 
 def test_a_version_that_every_shard_with_slices_has_committed_is_told_to_them() -> None:
@@ -458,6 +474,6 @@ def test_the_clock_of_the_run_is_that_of_the_slowest_running_worker() -> None:
 
 
 def test_a_message_that_is_not_for_the_controller_is_refused() -> None:
-    sends = controller().handle(server_peer(0), Enrolled(WorkerId(0), 1, 1, ""), 0.0)
+    sends = controller().handle(server_peer(0), Enrolled(WorkerId(0), 1, 7, 1, ""), 0.0)
     assert sends == [Send(server_peer(0), Rejected(0, "controller: no use for a Enrolled", False))]
     assert say(controller(), 0, Join) == []

@@ -40,7 +40,7 @@ def ledger(*records: Record, workers: int = 2, slices: int = 2) -> Ledger:
 
 def commit(slice_id: int, version: int, *pushes: tuple[int, int], **more: object) -> Commit:
     """A commit of these (worker, number)."""
-    contributions = tuple(Contribution(worker, seq, 1.0) for worker, seq in pushes)
+    contributions = tuple(Contribution(worker, seq, 1.0, 0) for worker, seq in pushes)
     return Commit(slice_id, version, 0.1, version, 0, version - 1, contributions, **more)  # type: ignore[arg-type]
 
 
@@ -77,9 +77,9 @@ def test_the_last_verdicts_are_kept() -> None:
 def test_the_minimum_clock_is_that_of_the_live_workers() -> None:
     made = ledger(Finished(0, ids(0, 1), 3), Finished(1, ids(0), 1))
     assert made.min_clock_S().tolist() == [1, 0]
-    made.apply(Left(1, 1))
+    made.apply(Left(1, 1, False))
     assert made.min_clock_S().tolist() == [3, 3]
-    made.apply(Left(0, 1))
+    made.apply(Left(0, 1, True))
     assert made.min_clock_S().tolist() == [3, 3], "with nobody live, the largest"
     made.apply(Joined(1, 2, ids(3, 2)))
     assert made.min_clock_S().tolist() == [3, 2]
@@ -126,7 +126,7 @@ def test_equal_records_give_equal_bytes_and_any_difference_shows() -> None:
     records: list[Record] = [
         commit(0, 1, (0, 1)),
         Finished(1, ids(1), 1),
-        Left(0, 1),
+        Left(0, 1, True),
         LrChanged(0.2, 3),
         Refused(1, 1, 1, 0),
     ]

@@ -554,19 +554,22 @@ def test_the_first_initial_values_stay() -> None:
 
 def test_a_rate_that_was_set_holds_from_its_clock_on() -> None:
     shard = Drive("bsp", workers=1)
-    assert shard.set_lr(0.5, clock=1) == ["log lr 0.5 from clock 1"]
+    assert shard.set_lr(0.5, clock=1) == ["log lr 0.5 from clock 1", "controller <- confirmed 1"]
     assert "apply 0 -> v1: worker 0#1; lr 0.1" in shard.step(0)
     assert "apply 0 -> v2: worker 0#2; lr 0.5" in shard.step(0)
     assert shard.pull(0) == ["worker:0 <- values for pull 1: 0 v2; min clock 2; lr 0.5 x 1"]
 
 
-def test_models_that_apply_on_arrival_share_the_rate_among_the_live() -> None:
+def test_models_that_apply_on_arrival_share_the_rate_with_who_is_done_but_not_with_who_is_lost() -> None:
     shard = Drive("async", workers=4)
     assert "apply 0 -> v1: worker 0#1; lr 0.025" in shard.step(0)
     shard.leave(3)
     shard.leave(2)
     shard.pull(0)
-    assert "apply 0 -> v2: worker 0#2; lr 0.05" in shard.step(0)
+    assert "apply 0 -> v2: worker 0#2; lr 0.025" in shard.step(0)
+    shard.lost(1)
+    shard.pull(0)
+    assert f"apply 0 -> v3: worker 0#3; lr {0.1 / 3:g}" in "; ".join(shard.step(0))
 
 
 # ---- delay compensation ---------------------------------------------------------------------------------------------

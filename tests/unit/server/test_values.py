@@ -39,7 +39,7 @@ def grad(seed: int, dtype: str = "float32") -> Float:
 
 def commit(version: int, weights: Sequence[float] = (1.0,), lr: float = 0.1, **more: object) -> Commit:
     """A commit on slice 0 of one push per weight, by workers 0, 1, ..."""
-    pushes = tuple(Contribution(worker, version, weight) for worker, weight in enumerate(weights))
+    pushes = tuple(Contribution(worker, version, weight, 0) for worker, weight in enumerate(weights))
     number = {"number": version} | more
     return Commit(slice=0, version=version, lr=lr, staleness=0, base=version - 1, contributions=pushes, **number)  # type: ignore[arg-type]
 
@@ -244,7 +244,7 @@ def test_the_step_is_measured_against_what_the_pushing_worker_was_sent() -> None
         shard.remember(0, 0)
         shard.commit(commit(1), [grad(1)])
         shard.remember(1, 0)
-        push = Contribution(pusher, 1, 1.0)
+        push = Contribution(pusher, 1, 1.0, 0)
         shard.commit(Commit(0, 2, 0.1, 2, 1 - pusher, pusher, (push,)), [grad(2)])
         steps.append(shard.contents())
     plain = values("sgd:lr=0.1", gathers=False)
@@ -276,7 +276,7 @@ def test_a_follower_replays_the_log_to_the_same_bytes(rule: str, gathers: bool, 
     both(Initialised(np.array([0, 1])), [grad(0), grad(1)])
     for version in range(1, 7):
         weights = [0.5, 1.5, 1.0][: 3 if gathers else 1]
-        pushes = tuple(Contribution(w, version, weight) for w, weight in enumerate(weights)) if version != 4 else ()
+        pushes = tuple(Contribution(w, version, weight, 0) for w, weight in enumerate(weights)) if version != 4 else ()
         record = Commit(version % 2, (version + 1) // 2, 0.1, (version + 1) // 2, 1, version - 1, pushes)
         taken = primary.commit(record, [grad(10 * version + push.worker) for push in pushes])
         both(record, [] if taken is None else [taken])

@@ -129,7 +129,7 @@ def welcome(
 ) -> Welcome:
     """entries: (slice, last number, finished clock)."""
     slices, numbers, clocks = zip(*entries, strict=True) if entries else ((), (), ())
-    return Welcome(incarnation, as_joiner, Clock(clock), ids(*slices), ids(*numbers), ids(*clocks))
+    return Welcome(incarnation, as_joiner, Clock(clock), ids(*slices), ids(*numbers), ids(*clocks), ids(), ids())
 
 
 def verdicts(code: Code, *entries: tuple[int, int], version: int = 0, incarnation: int = INCARNATION) -> Verdicts:
