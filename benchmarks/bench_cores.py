@@ -219,7 +219,7 @@ def told(shard: Shard, sends: list[WorkerAction]) -> list[Any]:
 def joined_session(model: str, slices: int, welcome: list[Any]) -> Session:
     """A session that knows its slices and was welcomed."""
     session = Session(0, 1, consistency(model), shards=1)
-    session.place(np.zeros(slices, np.int64), [True] * slices)
+    session.place(np.zeros(slices, np.int64), np.full(slices, 64))
     session.join(0.0)
     for message in welcome:
         session.handle(0, message, 0.0)

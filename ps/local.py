@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
@@ -213,11 +213,24 @@ def _plain(train: Any) -> Plain:
     return run
 
 
-def connect(role: str = "worker") -> Client:
-    """A client for this process. Alone, it is the one worker of an embedded cluster, and says so on stderr.
+@overload
+def connect(role: Literal["worker"] = "worker") -> Client: ...
+@overload
+def connect(role: Literal["reader"]) -> Reader: ...
+def connect(role: str = "worker") -> Client | Reader:
+    """This process's client in the cluster that PS_CONTROLLER names (`psctl run` does), or a reader of its values.
 
-    Options of the embedded run come from PS_CONSISTENCY, PS_OPTIMIZER and the like, named as in ps.config.RunConfig.
+    Without PS_CONTROLLER the process is the one worker of an embedded cluster, and says so on stderr; options of that
+    run come from PS_CONSISTENCY, PS_OPTIMIZER and the like, named as in ps.config.RunConfig.
+
+    Raises: ConfigError naming role or variable, or what the controller refused; DeadlineError naming who is missing.
     """
+    if role not in ("worker", "reader"):
+        raise ConfigError(f"connect: role: expected 'worker' or 'reader', got {role!r}")
+    if os.environ.get("PS_CONTROLLER"):
+        from ps import processes
+
+        return processes.join_worker() if role == "worker" else processes.join_reader()
     if role != "worker":
         raise ConfigError(
             f"connect: role: expected 'worker', as no cluster is named by PS_* variables, got {role!r}; to read the "

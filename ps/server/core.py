@@ -69,6 +69,7 @@ from ps.server.ledger import (
 )
 from ps.server.members import Member, OpenTick, Parked
 from ps.server.rounds import Rounds
+from ps.transport.base import PART_BYTES
 from ps.types import CONTROLLER, Clock, Int64, PeerId, worker_peer
 
 JOIN_AHEAD_MAX = 1024  # ranks that a joiner may be above all known ones: a claim must not cost memory
@@ -89,6 +90,7 @@ class Shard:
         self.shard, self.model, self.optimizer, self.schedule = shard, model, optimizer, schedule
         self.keyspace = Keyspace()
         self.epoch = 0
+        self.nbytes_S: Int64 = np.empty(0, np.int64)
         self.local_of: Int64 = np.empty(0, np.int64)  # slice id -> local index, -1: elsewhere
         self.ledger = Ledger(workers)
         engine = Rounds if isinstance(model.commit(workers), Gather) else Arrivals
@@ -233,6 +235,8 @@ class Shard:
         version, clock_W = self.engine.start_of_new(clock_W)
         self._record(Added(ids, version, clock_W))
         self.engine.add_slices(count)
+        nbytes = np.array([self.keyspace.slices[i].nbytes for i in ids.tolist()], np.int64)
+        self.nbytes_S = np.concatenate((self.nbytes_S, nbytes))
         self.local_of = np.full(len(self.keyspace.slices), -1)
         self.local_of[self.ledger.ids_S] = np.arange(first + count)
         none = np.zeros(count, np.int64)
@@ -387,23 +391,31 @@ class Shard:
         if pull.id < member.oldest:
             return  # a late copy of a pull that was answered
         parked = member.pulls.get(pull.id)
-        member.pulls[pull.id] = Parked(pull, index_E, self.now if parked is None else parked.since)
+        since = self.now if parked is None else parked.since
+        member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, since)
         self._answer_open(pull.worker)
         if parked is not None and pull.id in member.pulls:
             self._send(pull.worker, self.gate.why_waiting(pull, index_E, self.now))
 
     def _answer_open(self, worker: int) -> None:
-        pulls = self.members[worker].pulls
-        for parked in list(pulls.values()):
-            pull, index_E = parked.pull, parked.index_E
-            if self.gate.may_read(pull, index_E):
+        """Answers parked pulls as far as the gate is open; a part only when it is worth a message."""
+        member = self.members[worker]
+        pulls = member.pulls
+        for parked in [parked for parked in pulls.values() if parked.pull.clock <= member.clock]:
+            pull, readable_E = parked.pull, self.gate.readable_E(parked.pull, parked.index_E, parked.seq_E)
+            index_E = parked.index_E[readable_E]
+            if len(index_E) == len(parked.index_E):
                 del pulls[pull.id]
                 if self.now > parked.since:
                     self.actions.append(Waited(worker, self.cause, self.now - parked.since))
-                if (version_E := self.gate.version_E(index_E, pull.clock)) is not None:
-                    self._answer(worker_peer(worker), pull.id, index_E, version_E)
-                if self.optimizer.needs_base:
-                    self._record(Sent(worker, index_E))
+            elif int(self.nbytes_S[index_E].sum()) >= PART_BYTES:
+                parked.index_E, parked.seq_E = parked.index_E[~readable_E], parked.seq_E[~readable_E]
+            else:
+                continue
+            if (version_E := self.gate.version_E(index_E, pull.clock)) is not None:
+                self._answer(worker_peer(worker), pull.id, index_E, version_E)
+            if self.optimizer.needs_base:
+                self._record(Sent(worker, index_E))
 
     def read(self, to: PeerId, read: Read, now: float) -> list[Action]:
         """A reader's request: the current values, at once; nothing while some are not initialised (it asks again)."""

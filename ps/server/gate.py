@@ -25,18 +25,14 @@ class Gate:
         self.keep_versions = keep_versions and self.by_clock
         self.oldest_kept = 0
 
-    def may_read(self, pull: Pull, index_E: Int64) -> bool:
+    def readable_E(self, pull: Pull, index_E: Int64, seq_E: Int64) -> Bool:
         """Values are there, the worker's own ticks and pushes before it are in, and the model lets it through."""
-        member = self.members[pull.worker]
-        if not self.ledger.ready_S[index_E].all() or member.clock < pull.clock:
-            return False
-        if any(tick.open_S[index_E].any() for tick in member.ticks):
-            return False
-        if (self.engine.prefix_S(pull.worker)[index_E] < pull.seq_E).any():
-            return False
+        ready_E: Bool = self.ledger.ready_S[index_E] & (self.engine.prefix_S(pull.worker)[index_E] >= seq_E)
+        for tick in self.members[pull.worker].ticks:
+            ready_E &= ~tick.open_S[index_E]
         if pull.late and isinstance(self.engine, Rounds) and not self.by_clock:
-            return True  # others may wait for what it pushes next
-        return bool(self._open_E(pull, index_E).all())
+            return ready_E  # others may wait for what it pushes next
+        return ready_E & self._open_E(pull, index_E)
 
     def version_E(self, index_E: Int64, clock: int) -> Int64 | None:
         """The versions that a worker at this clock reads; None: a late copy asks, nobody who lives waits for it."""

@@ -21,10 +21,11 @@ class OpenTick:
 
 @dataclass(slots=True)
 class Parked:
-    """A pull that the gate holds; index_E: its slices by local index."""
+    """What of a pull the gate holds; index_E: its slices by local index, seq_E: the own pushes that must be in."""
 
     pull: Pull
     index_E: Int64
+    seq_E: Int64
     since: float
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ps import kernels, wire
+from ps.buffers import Buffer
 from ps.errors import FrameError, OutboxFull, PeerError
 from ps.messages import Init, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
@@ -16,7 +17,7 @@ from ps.server.follower import Follower
 from ps.server.ledger import Added, Commit, Initialised, Record, Sent
 from ps.server.rounds import Rounds
 from ps.server.values import Values
-from ps.transport.base import Message, Unreachable
+from ps.transport.base import PART_BYTES, Message, Unreachable
 from ps.types import Array, Float, PeerId
 
 Frame = tuple[Float, "Held"]
@@ -192,13 +193,22 @@ class Server:
         self._perform(self.shard.on_applied(commits, self._now))
 
     def _answer(self, answer: Answer) -> None:
+        """Sends the values, in parts where they are large."""
         ledger = self.shard.ledger
-        held = [
-            self.values.hold(index, version, int(ledger.version_S[index]))
-            for index, version in zip(answer.slices.tolist(), answer.version_E.tolist(), strict=True)
-        ]
-        ids = ledger.ids_S[answer.slices]
-        body = ValuesMessage(answer.id, ids, answer.version_E, answer.min_clock_E, answer.lr, answer.rate)
+        first = nbytes = 0
+        held: list[Buffer] = []
+        entries = zip(answer.slices.tolist(), answer.version_E.tolist(), strict=True)
+        for last, (index, version) in enumerate(entries, 1):
+            held.append(self.values.hold(index, version, int(ledger.version_S[index])))
+            nbytes += held[-1].array.nbytes
+            if nbytes >= PART_BYTES or last == len(answer.slices):
+                self._answer_part(answer, slice(first, last), held)
+                first, nbytes, held = last, 0, []
+
+    def _answer_part(self, answer: Answer, part: slice, held: list[Buffer]) -> None:
+        ids = self.shard.ledger.ids_S[answer.slices[part]]
+        columns = (ids, answer.version_E[part], answer.min_clock_E[part])
+        body = ValuesMessage(answer.id, *columns, answer.lr, answer.rate)
         buffers = [buffer.array for buffer in held]
         self.metrics.count("pull_messages", direction="sent")
         self.metrics.count("pull_bytes", sum(b.nbytes for b in buffers), direction="sent")

@@ -52,6 +52,9 @@ class Script:
             raise Killed
         return self.inbox.popleft() if self.inbox else None
 
+    def is_known_as(self, address: PeerId) -> None:
+        """It has its address from the start."""
+
     def spend(self, seconds: float) -> None:
         self._hand_over(self.simulator.now + seconds, mail=False)
         if self.is_killed:

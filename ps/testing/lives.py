@@ -11,7 +11,7 @@ from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
 from ps.types import Array
 from ps.worker.client import Client
-from ps.worker.core import Settled
+from ps.worker.core import PushEntry, Settled
 from ps.worker.verdicts import PushFuture
 
 
@@ -92,16 +92,16 @@ class Life:
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 
-    def _send_push(self, ids: Any, fresh: Any, weight: float) -> int:
-        number: int = self.original["_send_push"](ids, fresh, weight)
-        entry = self.session.pushes.get(number)
+    def _send_push(self, entry: PushEntry, parts: Any, take: Any) -> int:
+        number: int = self.original["_send_push"](entry, parts, take)
+        weight = entry.weight
         if self.accumulates:
             mean = sum(self.weights.values()) / len(self.weights)
             self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
             self.weights.clear()
-        elif entry is not None:
+        else:
             self._step_replica(entry.open)
-        for slice_id, (seq, base) in entry.open.items() if entry is not None else ():
+        for slice_id, (seq, base) in entry.open.items():
             frame = np.array(self.arrays.frames[number, slice_id].array)
             push = PushSeen(self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight, frame)
             want = self._frame(slice_id, weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
@@ -14,7 +15,7 @@ from ps import kernels
 from ps.compression import compressor
 from ps.errors import ConfigError, Error, StoppedError
 from ps.keyspace import Options
-from ps.messages import Barrier, Code, Done, EpochDone, Log, Progress, SetLr, Skipped, Stop
+from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
 from ps.worker.runtime import Worker
@@ -134,18 +135,9 @@ class Client:
         about by name and counted; its future says Refused. Raises: ConfigError naming parameter and shape.
         """
         self._registered("push")
-        weight = _number("push: weight", weight)
-        if not 1 / WEIGHT_MAX <= weight <= WEIGHT_MAX:
-            raise ConfigError(
-                f"push: weight: expected a number of examples > 0 (at most {WEIGHT_MAX:g}), got {weight:g}; a clock "
-                f"without a push contributes nothing: only tick()"
-            )
-        arrays = self._checked_grads(grads)
-        bad = [name for name, array in arrays.items() if not _finite(array)]
-        if bad:
-            self.metrics.count("nonfinite_pushes")
-            log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, ", ".join(bad))
-            return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {', '.join(bad)}"))
+        weight, arrays = _weight(weight), self._checked_grads(grads)
+        if bad := self._bad(arrays):
+            return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {bad}"))
         clock = self.clock
         push = self._worker.push(arrays, weight, copy, self._timeout(timeout))
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
@@ -154,8 +146,7 @@ class Client:
         """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
         self._registered("tick")
         self._worker.tick(self._timeout(timeout))
-        session = self._worker.session
-        self._post(Progress(WorkerId(self.rank), session.incarnation, Clock(session.clock)))
+        self._worker.report()
 
     def push_pull(
         self,
@@ -165,10 +156,18 @@ class Client:
         out: Mapping[str, Array] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Array]:
-        """push, tick and pull in one call: one clock, one round trip."""
-        self.push(grads, weight, timeout=timeout)
-        self.tick()
-        return self.pull(out=out, timeout=timeout)
+        """push, tick and pull in one call: one clock, one round trip, both directions at once."""
+        self._registered("push_pull")
+        seconds, weight, arrays = self._timeout(timeout), _weight(weight), self._checked_grads(grads)
+        wanted = self._worker.keyspace.names(None)
+        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        if self._bad(arrays):
+            self._worker.tick(seconds)
+            self._worker.pull(wanted, outputs, seconds)
+        else:
+            self._worker.push_pull(arrays, weight, wanted, outputs, seconds)
+        self._worker.report()
+        return outputs
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -177,8 +176,7 @@ class Client:
         self._open("log")
         numbers = {name: _number(f"log: {name}", value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        incarnation = self._worker.incarnation
-        self._post(Log(WorkerId(self.rank), incarnation, Clock(self.clock), tuple(kept), tuple(kept.values())))
+        self._worker.log(tuple(kept), tuple(kept.values()))
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Settles this worker's pushes (gathered counts) and waits for all live workers.
@@ -284,6 +282,7 @@ class Client:
             raise
         finally:
             text = error.encode(errors="replace")[-REASON_BYTES_MAX:].decode(errors="ignore")
+            worker.report(now=True)
             self._post(Done(WorkerId(self.rank), worker.incarnation, text))
             worker.port.close()
             self.on_close()
@@ -292,7 +291,7 @@ class Client:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.close("" if error is None else f"{type(error).__name__}: {error}")
+        self.close("" if error is None else "".join(traceback.format_exception(error)))
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
@@ -342,6 +341,14 @@ class Client:
                 )
         return arrays
 
+    def _bad(self, arrays: Mapping[str, Array]) -> str:
+        """Names of gradients with NaN or Inf, for which the push is dropped: counted and warned about here."""
+        bad = ", ".join(name for name, array in arrays.items() if not _finite(array))
+        if bad:
+            self.metrics.count("nonfinite_pushes")
+            log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, bad)
+        return bad
+
     def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
         for name, array in _mapping("pull: out", {} if out is None else out).items():
             if name not in wanted:
@@ -366,6 +373,16 @@ def _mapping(call: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{call}: expected a dict name -> array, got {type(value).__name__}")
     return value
+
+
+def _weight(weight: float) -> float:
+    number = _number("push: weight", weight)
+    if not 1 / WEIGHT_MAX <= number <= WEIGHT_MAX:
+        raise ConfigError(
+            f"push: weight: expected a number of examples > 0 (at most {WEIGHT_MAX:g}), got {number:g}; a clock "
+            f"without a push contributes nothing: only tick()"
+        )
+    return number
 
 
 def _number(what: str, value: Any) -> float:

@@ -32,6 +32,7 @@ from ps.messages import (
     Waiting,
     Welcome,
 )
+from ps.transport.base import PART_BYTES
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
@@ -118,6 +119,7 @@ class Session:
         self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.lr, self.rate = 0.0, 1.0
         self.shard_S: Int64 = np.empty(0, np.int64)
+        self.nbytes_S: Int64 = np.empty(0, np.int64)
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
         self.min_clock_S: Int64 = np.empty(0, np.int64)
@@ -143,7 +145,7 @@ class Session:
 
     def join(self, now: float) -> list[Action]:
         """Asks every shard where this worker stands."""
-        return [self._again(("join", shard), now) for shard in range(self.shards)]
+        return [send for shard in range(self.shards) for send in self._again(("join", shard), now)]
 
     @property
     def is_joined(self) -> bool:
@@ -155,10 +157,11 @@ class Session:
         decision = self.model.commit(1)
         return isinstance(decision, Gather) and decision.by == "version"
 
-    def place(self, shard_S: Int64, trainable: Iterable[bool]) -> None:
-        """New slices at the end of the list, and where they live."""
+    def place(self, shard_S: Int64, nbytes_S: Int64) -> None:
+        """New slices at the end of the list: where they live, and their size in bytes."""
         first, count = len(self.shard_S), len(shard_S)
         self.shard_S = np.concatenate((self.shard_S, shard_S))
+        self.nbytes_S = np.concatenate((self.nbytes_S, nbytes_S))
         zeros = np.zeros(count, np.int64)
         for name in ("seq_S", "base_S", "min_clock_S", "finished_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros)))
@@ -175,7 +178,7 @@ class Session:
         """Sends the initial values of these slices."""
         for slice_id in slice_ids:
             self._inits.setdefault(int(self.shard_S[slice_id]), set()).add(int(slice_id))
-        return [self._again(("init", shard), now) for shard in sorted(self._inits)]
+        return [send for shard in sorted(self._inits) for send in self._again(("init", shard), now)]
 
     @property
     def is_initialised(self) -> bool:
@@ -212,7 +215,7 @@ class Session:
         if entry.open:
             self.pushes[entry.id] = entry
         shards = sorted({int(shard) for shard in self.shard_S[ids]})
-        return entry, [self._again(("push", shard, entry.id), now) for shard in shards]
+        return entry, [send for shard in shards for send in self._again(("push", shard, entry.id), now)]
 
     def _is_repeated(self, slice_id: int) -> bool:
         """An earlier incarnation's push of this clock was applied in this one's place."""
@@ -233,7 +236,7 @@ class Session:
             ids = np.flatnonzero(self.shard_S == shard)
             tick = Tick(self.rank, self.incarnation, clock, ids, self.seq_S[ids], self.base_S[ids])
             self._ticks[shard, clock] = tick
-            actions.append(self._again(("tick", shard, clock), now))
+            actions += self._again(("tick", shard, clock), now)
         return actions
 
     def travelling(self, slice_ids: Int64) -> Int64:
@@ -260,7 +263,7 @@ class Session:
             missing[shard] = (ids, self.seq_S[ids])
         entry = PullEntry(self._take_id(), self.told, missing)
         self.pulls[entry.id] = entry
-        return entry, [self._again(("pull", shard, entry.id), now) for shard in missing]
+        return entry, [send for shard in missing for send in self._again(("pull", shard, entry.id), now)]
 
     def abandon(self, pull: PullEntry) -> None:
         """Nobody waits for this pull any more."""
@@ -278,7 +281,7 @@ class Session:
 
     def leave(self, now: float) -> list[Action]:
         """Leaves the clock minimum of every shard."""
-        return [self._again(("leave", shard), now) for shard in range(self.shards)]
+        return [send for shard in range(self.shards) for send in self._again(("leave", shard), now)]
 
     @property
     def has_left(self) -> bool:
@@ -320,7 +323,7 @@ class Session:
             if not self._is_open(key):
                 del self._due[key]
             elif self._due[key].at <= now:
-                actions.append(self._again(key, now))
+                actions += self._again(key, now)
         return actions
 
     def next_timer(self) -> float:
@@ -348,8 +351,8 @@ class Session:
             case _:
                 return key[1] not in self._left
 
-    def _again(self, key: tuple[Any, ...], now: float) -> Send:
-        """The message that `key` stands for, and the time of its next try."""
+    def _again(self, key: tuple[Any, ...], now: float) -> list[Send]:
+        """The message that `key` stands for, in parts where it is large, and the time of its next try."""
         due = self._due.setdefault(key, Due(now))
         due.at = now + self.resend_s * 2.0 ** min(due.tries, BACKOFF_MAX)
         due.tries += 1
@@ -357,34 +360,41 @@ class Session:
         rank, incarnation = self.rank, self.incarnation
         match key:
             case ("join", _):
-                return Send(to, Join(rank, incarnation))
+                return [Send(to, Join(rank, incarnation))]
             case ("init", shard):
                 ids = np.array(sorted(self._inits[shard]))
-                return Send(to, Init(rank, incarnation, ids), init=True)
+                return [Send(to, Init(rank, incarnation, part), init=True) for part in self._parts(ids)]
             case ("push", shard, push):
-                return self._push_message(to, shard, push)
+                return self._push_messages(to, shard, push)
             case ("tick", shard, clock):
-                return Send(to, self._ticks[shard, clock])
+                return [Send(to, self._ticks[shard, clock])]
             case ("pull", shard, pull):
                 entry = self.pulls[pull]
                 ids, seq_E = entry.missing[shard]
                 late = 0 < entry.clock == self.late_clock + 1
-                return Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))
+                return [Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))]
             case _:
-                return Send(to, Leave(rank, incarnation))
+                return [Send(to, Leave(rank, incarnation))]
 
-    def _push_message(self, to: PeerId, shard: int, push: int) -> Send:
+    def _parts(self, ids: Int64) -> list[Int64]:
+        """Cuts a list of slices where their bytes pass PART_BYTES: the shard works on the first while the next come."""
+        part_E = np.cumsum(self.nbytes_S[ids]) // PART_BYTES
+        return np.split(ids, np.flatnonzero(np.diff(part_E)) + 1)
+
+    def _push_messages(self, to: PeerId, shard: int, push: int) -> list[Send]:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
         entry = self.pushes[push]
         here = [s for s in entry.open if self.shard_S[s] == shard]
         ids = [s for s in here if s not in entry.gathered]
         head = (self.rank, self.incarnation)
         if not ids:
-            return Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))
-        seq_E = np.array([entry.open[s][0] for s in ids])
-        base_E = np.array([entry.open[s][1] for s in ids])
-        body = Push(*head, entry.clock, entry.weight, np.array(ids), seq_E, base_E)
-        return Send(to, body, push=push)
+            return [Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))]
+        sends = []
+        for part in self._parts(np.array(ids)):
+            seq_E, base_E = np.array([entry.open[s] for s in part.tolist()]).T
+            body = Push(*head, entry.clock, entry.weight, part, seq_E, base_E)
+            sends.append(Send(to, body, push=push))
+        return sends
 
     def _verdicts(self, message: Verdicts) -> list[Action]:
         actions: list[Action] = []
@@ -408,10 +418,15 @@ class Session:
         entry = self.pulls.get(message.id)
         if entry is None or shard not in entry.missing:
             return []
-        ids, _ = entry.missing[shard]
-        if not np.array_equal(ids, message.slice_E):
-            return []
-        del entry.missing[shard]
+        asked, seq_E = entry.missing[shard]
+        ids = message.slice_E
+        if np.array_equal(asked, ids):
+            del entry.missing[shard]
+        else:
+            came_E = np.isin(asked, ids)
+            if came_E.sum() != len(ids):
+                return []  # a second copy
+            entry.missing[shard] = (asked[~came_E], seq_E[~came_E])
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
         self.cached_S[ids], self.wrote_S[ids] = True, False
         self.round_S[ids] = self.clock // self.model.cadence.pull_every
@@ -427,7 +442,8 @@ class Session:
             return []
         self.late_clock = ticked.clock  # the other shards have to know, or workers could wait for one another
         waiting = [entry for entry in self.pulls.values() if entry.clock == ticked.clock + 1]
-        return [self._again(("pull", shard, entry.id), now) for entry in waiting for shard in entry.missing]
+        keys = [("pull", shard, entry.id) for entry in waiting for shard in entry.missing]
+        return [send for key in keys for send in self._again(key, now)]
 
     def _gap(self, gap: Gap, now: float) -> None:
         """The shard misses pushes of these slices: they are due at once, in order."""

@@ -21,6 +21,9 @@ class Port(Protocol):
     def recv(self, until: float) -> tuple[PeerId, Message] | None:
         """The next message, or None at the time `until`; returns at once what is there."""
 
+    def is_known_as(self, address: PeerId) -> None:
+        """The controller has said what this peer's address is."""
+
     def spend(self, seconds: float) -> None:
         """Lets declared compute time pass."""
 
@@ -42,6 +45,9 @@ class TransportPort:
 
     def recv(self, until: float) -> tuple[PeerId, Message] | None:
         return self._transport.recv(max(0.0, min(until - time.monotonic(), 3600.0)))
+
+    def is_known_as(self, address: PeerId) -> None:
+        """It has its address from the start."""
 
     def spend(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -14,7 +14,7 @@ from ps.errors import DeadlineError, OutboxFull, StoppedError
 from ps.keyspace import Keyspace
 from ps.messages import Enroll, Enrolled, Place, Read, Stop, Values
 from ps.transport.base import Message, Unreachable
-from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, server_peer
+from ps.types import CONTROLLER, Array, PeerId, WorkerId, server_peer
 from ps.worker.arrays import Arrays
 from ps.worker.port import Port
 
@@ -28,7 +28,7 @@ class Reader:
         self._shard_S: list[int] = []
         self._config: RunConfig | None = None
         self._stopped: Stop | None = None
-        self._wanted: dict[int, tuple[Int64, Mapping[str, Array]]] = {}  # read id -> (slice ids, arrays to fill)
+        self._wanted: dict[int, tuple[set[int], Mapping[str, Array]]] = {}  # read id -> (slices, arrays to fill)
         self._next_id = 1
         self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
         self._begin(timeout_s)
@@ -64,13 +64,13 @@ class Reader:
         mine: dict[int, int] = {}  # read id -> shard
         for shard in np.unique(shard_E):
             mine[self._next_id] = int(shard)
-            self._wanted[self._next_id] = (ids[shard_E == shard], outputs)
+            self._wanted[self._next_id] = (set(ids[shard_E == shard].tolist()), outputs)
             self._next_id += 1
         try:
             while waiting := [i for i in mine if i in self._wanted]:
                 silent = ", ".join(f"server {mine[i]}" for i in waiting)
                 for i in waiting:
-                    self._ask(mine[i], Read(i, self._wanted[i][0]))
+                    self._ask(mine[i], Read(i, np.array(sorted(self._wanted[i][0]))))
                 again = self._port.now() + self.config.resend_s
                 self._wait(lambda: not any(i in self._wanted for i in mine), f"no answer from {silent}", again)
         finally:
@@ -120,9 +120,12 @@ class Reader:
                 self._keyspace.extend([spec.parameter() for spec in body.specs])
                 self._shard_S.extend(body.shard_E.tolist())
             case Values() if body.id in self._wanted:
-                ids, outputs = self._wanted.pop(body.id)
-                for slice_id, buffer in zip(ids.tolist(), item[1].buffers, strict=True):
+                left, outputs = self._wanted[body.id]
+                for slice_id, buffer in zip(body.slice_E.tolist(), item[1].buffers, strict=True):
                     self._arrays.deliver(slice_id, buffer.view(self._keyspace.slices[slice_id].dtype), outputs)
+                left.difference_update(body.slice_E.tolist())
+                if not left:
+                    del self._wanted[body.id]
             case _:
                 pass
         item[1].release()

@@ -23,6 +23,7 @@ from ps.messages import (
     Enroll,
     Enrolled,
     EpochEnd,
+    Log,
     LrSet,
     Progress,
     Register,
@@ -36,15 +37,17 @@ from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
 from ps.optim.sgd import Sgd
 from ps.transport.base import Message, Unreachable
-from ps.types import CONTROLLER, Array, PeerId, WorkerId
+from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.arrays import Arrays
-from ps.worker.core import Action, Deliver, Send, Session, Settled
+from ps.worker.core import Action, Deliver, PushEntry, Send, Session, Settled
 from ps.worker.port import Port
 
 log = logging.getLogger("ps")
 
 Verdict = tuple[Code, int]
+Take = Callable[[int], Buffer]  # slice -> what is pushed of it
 LEASE_BEATS = 4  # signs of life per lease, while waiting
+REPORT_S = 0.1  # the controller hears of progress and logged values so often
 
 
 class Worker:
@@ -71,6 +74,9 @@ class Worker:
         self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
         self._outbox: list[tuple[PeerId, Message]] = []
         self._hand: Message | None = None
+        self._logs: list[Log] = []  # not yet reported
+        self._reported = Clock(0)  # what the controller knows
+        self._report_at = 0.0  # not before
         self._beat_at = float("inf")
         try:
             self._enroll(rank, timeout_s)
@@ -89,6 +95,7 @@ class Worker:
             raise StoppedError(f"the job has stopped: {self.stopped.reason if self.stopped else ''}")
         self.rank, self.size = int(self.enrolled.rank), self.enrolled.size
         self.incarnation = self.enrolled.incarnation
+        self.port.is_known_as(worker_peer(self.rank))
         self.barriers = self.barrier_opened = self.enrolled.barriers
         self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
@@ -127,7 +134,7 @@ class Worker:
         ids = self.keyspace.extend(parameters)
         self.batches += 1
         reply = self.registered[number]
-        self.session.place(reply.shard_E, [self.keyspace.slices[i].trainable for i in ids])
+        self.session.place(reply.shard_E, np.array([self.keyspace.slices[i].nbytes for i in ids]))
         if not reply.initialise:
             return
         flat = {name: np.ascontiguousarray(values) for name, values in batch.items()}
@@ -143,6 +150,44 @@ class Worker:
 
     def push(self, grads: Mapping[str, Array], weight: float, copy: bool, timeout_s: float) -> int:
         """Encodes and sends (or accumulates) one push; returns its id, or 0 when nothing travelled."""
+        ids, take = self._ready_to_push(grads, copy, timeout_s)
+        if not self.session.model.cadence.accumulates:
+            return self._send_push(*self.session.push(ids, weight, self.port.now()), take)
+        arrays, clock = self.arrays, self.session.clock
+        arrays.weights[clock] = arrays.weights.get(clock, 0.0) + weight
+        for slice_id in ids.tolist():
+            buffer = take(slice_id)
+            self._step_replica(slice_id, buffer)
+            arrays.accumulate(slice_id, buffer.array, weight)
+            buffer.release()
+        return 0
+
+    def push_pull(
+        self,
+        grads: Mapping[str, Array],
+        weight: float,
+        names: list[str],
+        outputs: Mapping[str, Array],
+        timeout_s: float,
+    ) -> None:
+        """One clock. Tick and pull go ahead of the push, so that values come back while the rest still leaves."""
+        session = self.session
+        if session.model.cadence.accumulates or session.model.cadence.lazy:
+            self.push(grads, weight, True, timeout_s)
+            self.tick(timeout_s)
+            self.pull(names, outputs, timeout_s)
+            return
+        ids, take = self._ready_to_push(grads, True, timeout_s)
+        entry, parts = session.push(ids, weight, self.port.now())
+        self.perform(session.tick(self.port.now()))
+
+        def send() -> None:
+            del self.verdicts[self._send_push(entry, parts, take)]
+
+        self.pull(names, outputs, timeout_s, meanwhile=send)
+
+    def _ready_to_push(self, grads: Mapping[str, Array], copy: bool, timeout_s: float) -> tuple[Int64, Take]:
+        """The slices of a push, and what gives the gradient of each."""
         self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(grads), np.int64)
@@ -152,36 +197,29 @@ class Worker:
         if not cadence.accumulates:
             self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
         copy |= self.config.clip_norm is not None or self.config.error_feedback  # else the caller's arrays are written
-        fresh = {int(i): arrays.gather(int(i), grads, copy) for i in ids}
-        if self.config.clip_norm is not None:
-            arrays.clip(fresh.values(), self.config.clip_norm)
-        if not cadence.accumulates:
-            return self._send_push(ids, fresh, weight)
-        self._step_replica(fresh)
-        arrays.weights[session.clock] = arrays.weights.get(session.clock, 0.0) + weight
-        for slice_id, buffer in fresh.items():
-            arrays.accumulate(slice_id, buffer.array, weight)
-            buffer.release()
-        return 0
+        if self.config.clip_norm is None:
+            return ids, lambda slice_id: arrays.gather(slice_id, grads, copy)
+        fresh = {i: arrays.gather(i, grads, copy) for i in ids.tolist()}
+        arrays.clip(fresh.values(), self.config.clip_norm)
+        return ids, fresh.__getitem__
 
-    def _step_replica(self, fresh: Mapping[int, Buffer]) -> None:
-        local_lr = self.session.model.cadence.local_lr
-        lr = self.session.lr * self.session.rate if local_lr is None else local_lr
+    def _step_replica(self, slice_id: int, frame: Buffer) -> None:
         if self.arrays.keeps_replica:
-            for slice_id, buffer in fresh.items():
-                self.arrays.step(slice_id, buffer.array, lr)
+            local_lr = self.session.model.cadence.local_lr
+            lr = self.session.lr * self.session.rate if local_lr is None else local_lr
+            self.arrays.step(slice_id, frame.array, lr)
 
-    def _send_push(self, ids: Any, fresh: dict[int, Buffer], weight: float) -> int:
-        entry, actions = self.session.push(ids, weight, self.port.now())
-        if not self.session.model.cadence.accumulates:
-            self._step_replica({slice_id: fresh[slice_id] for slice_id in entry.open})
-        for slice_id, buffer in fresh.items():
-            if slice_id in entry.open:
-                self.arrays.frames[entry.id, slice_id] = self.arrays.compensate(slice_id, buffer)
-            else:
-                buffer.release()  # an earlier incarnation has pushed it
+    def _send_push(self, entry: PushEntry, parts: list[Action], take: Take) -> int:
+        """Sends the parts as soon as each is there. What an earlier incarnation has pushed is in none."""
         self.verdicts[entry.id] = {}
-        self.perform(actions)
+        for part in parts:
+            assert isinstance(part, Send)
+            for slice_id in part.body.slice_E.tolist():
+                buffer = take(slice_id)
+                if not self.session.model.cadence.accumulates:
+                    self._step_replica(slice_id, buffer)
+                self.arrays.frames[entry.id, slice_id] = self.arrays.compensate(slice_id, buffer)
+            self.perform([part])
         return entry.id
 
     def _send_accumulated(self, timeout_s: float) -> None:
@@ -200,9 +238,16 @@ class Worker:
             return
         ids = np.array(sorted(fresh), np.int64)
         self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + self.unsettled())
-        del self.verdicts[self._send_push(ids, fresh, weight)]  # nobody has a future for it
+        push = self._send_push(*session.push(ids, weight, self.port.now()), fresh.__getitem__)
+        del self.verdicts[push]  # nobody has a future for it
 
-    def pull(self, names: list[str], outputs: Mapping[str, Array], timeout_s: float) -> None:
+    def pull(
+        self,
+        names: list[str],
+        outputs: Mapping[str, Array],
+        timeout_s: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
         self.poll()
         session, arrays = self.session, self.arrays
@@ -215,6 +260,7 @@ class Worker:
             self._sinks[entry.id] = outputs
             self.perform(actions)
             try:
+                meanwhile()
                 self.wait(lambda: not entry.missing, timeout_s, lambda: self._pull_missing(entry))
             finally:
                 session.abandon(entry)
@@ -259,19 +305,38 @@ class Worker:
                 ask()
                 ask_at = now + self.config.resend_s
             self._flush()
-            self._beat(now)
-            until = min(deadline, ask_at, self._beat_at, self.session.next_timer() if self.has_session else deadline)
+            self.report()
+            until = min(
+                deadline, ask_at, self._next_report(), self.session.next_timer() if self.has_session else deadline
+            )
             item = self.port.recv(min(until, now + 0.01) if self._outbox else until)
             if item is not None:
                 self._receive(*item)
             if self.has_session:
                 self.perform(self.session.on_timer(self.port.now()))
 
-    def _beat(self, now: float) -> None:
-        """Who waits for others is not lost: its lease runs on."""
-        if now >= self._beat_at:
-            self._beat_at = now + self.config.lease_s / LEASE_BEATS
+    def log(self, names: tuple[str, ...], values: tuple[float, ...]) -> None:
+        """Takes note of what the script logs; it travels with the next report."""
+        self._logs.append(Log(WorkerId(self.rank), self.incarnation, self.session.clock, names, values))
+        self.report()
+
+    def report(self, now: bool = False) -> None:
+        """Tells the controller of progress and logged values, at most every REPORT_S.
+
+        Without any it hears a sign of life: who waits for others is not lost, its lease runs on.
+        """
+        time = self.port.now()
+        if now or time >= self._next_report():
+            self._report_at, self._beat_at = time + REPORT_S, time + self.config.lease_s / LEASE_BEATS
+            self._reported = self.session.clock
+            for entry in self._logs:
+                self.post(CONTROLLER, entry)
+            self._logs.clear()
             self.post(CONTROLLER, Progress(WorkerId(self.rank), self.incarnation, self.session.clock))
+
+    def _next_report(self) -> float:
+        news = self.has_session and (bool(self._logs) or self.session.clock > self._reported)
+        return min(self._beat_at, self._report_at) if news else self._beat_at
 
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""

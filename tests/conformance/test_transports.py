@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 
-from ps.testing.transports import CHECKS, OpenNetwork
+from ps.testing.transports import CHECKS, OpenNetwork, OpenPeer
+from ps.transport.base import Transport
 from ps.transport.memory import MemoryNetwork
+from ps.transport.zmq import ZmqTransport
+from ps.types import PeerId
 
-TRANSPORTS: dict[str, OpenNetwork] = {"memory": lambda: MemoryNetwork().open}
+
+def zmq_network(scheme: str) -> OpenPeer:
+    """Servers listen at free places of this machine; the others learn of them by looking."""
+    places: dict[PeerId, str] = {}
+    job = secrets.token_bytes(16)
+
+    def open_peer(address: PeerId, *, queued_bytes_max: int) -> Transport:
+        peer = ZmqTransport(address, job, places.get, queued_bytes_max=queued_bytes_max)
+        if address.startswith("server:"):
+            places[address] = peer.listen(
+                "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://@ps-{job.hex()}-{address}"
+            )
+        return peer
+
+    return open_peer
+
+
+TRANSPORTS: dict[str, OpenNetwork] = {
+    "memory": lambda: MemoryNetwork().open,
+    "zmq over tcp": lambda: zmq_network("tcp"),
+    "zmq over ipc": lambda: zmq_network("ipc"),
+}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -146,7 +146,8 @@ def test_versions_and_clocks_in_replies_never_go_back(seed: int, model: str) -> 
         for clock in range(8):
             values = client.pull()
             backward += int((session.base_S < version_S).sum() + (session.min_clock_S < min_clock_S).sum())
-            backward += int((session.min_clock_S > clock).sum())
+            if not model.startswith("quorum"):  # rounds of others may be ahead of the clock of one who was late
+                backward += int((session.min_clock_S > clock).sum())
             version_S, min_clock_S = session.base_S.copy(), session.min_clock_S.copy()
             client.spend(float(rng.exponential(0.02)))
             for call, push in enumerate(problem.pushes(client.rank, clock)):

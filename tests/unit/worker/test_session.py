@@ -49,7 +49,7 @@ def session(model: str = "bsp", slices: int = 2, shards: int = 1, joined: bool =
     if joined:
         for shard in range(shards):
             made.handle(shard, welcome(), 0.0)
-        made.place(np.arange(slices) % shards, [True] * slices)
+        made.place(np.arange(slices) % shards, np.full(slices, 64))
     return made
 
 
@@ -178,7 +178,7 @@ def test_a_restarted_worker_goes_on_where_it_stood() -> None:
     worker = session(shards=2, joined=False)
     assert worker.handle(0, welcome((0, 8, 4), clock=4), 0.0) == []
     assert worker.handle(1, welcome((1, 6, 3), clock=3), 0.0) == []
-    worker.place(ids(0, 1), [True, True])
+    worker.place(ids(0, 1), ids(64, 64))
     assert worker.clock == 3
     assert push(worker) == ["server:1 <- push 3: 1#7 on v0"]
     assert tick(worker) == ["server:0 <- tick 3: 0#8 on v0", "server:1 <- tick 3: 1#7 on v0"]
@@ -188,8 +188,8 @@ def test_a_restarted_worker_goes_on_where_it_stood() -> None:
 def test_later_batches_of_a_restarted_worker_go_on_too() -> None:
     worker = session(joined=False)
     worker.handle(0, welcome((0, 8, 4), (1, 2, 4), clock=4), 0.0)
-    worker.place(ids(0), [True])
-    worker.place(ids(0), [True])
+    worker.place(ids(0), ids(64))
+    worker.place(ids(0), ids(64))
     assert push(worker) == ["server:0 <- push 4: 0#9, 1#3 on v0"]
 
 
@@ -216,7 +216,7 @@ def test_a_joiner_starts_with_a_round() -> None:
 def test_a_joiner_pushes_what_an_earlier_incarnation_had_finished() -> None:
     worker = session(joined=False)
     worker.handle(0, welcome((0, 5, 9), clock=2, as_joiner=True), 0.0)
-    worker.place(ids(0), [True])
+    worker.place(ids(0), ids(64))
     assert push(worker) == ["server:0 <- push 9: 0#6 on v0"]
 
 

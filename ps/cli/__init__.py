@@ -1,0 +1,1 @@
+"""The command `psctl`: one file per command."""

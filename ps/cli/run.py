@@ -1,0 +1,113 @@
+"""`psctl run`: the flags of a run, those of RunConfig among them, under the same names."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import typer
+
+from ps.config import RunConfig
+from ps.launch.options import LOG_DIR, RunOptions
+from ps.launch.run import run_cluster
+
+# RunConfig's fields in words; their types, ranges and defaults are read from it.
+CONFIG_HELP = {
+    "servers": "Server processes; each holds a share of the values.",
+    "workers": "Worker processes; each runs SCRIPT.",
+    "consistency": "Who waits for whom: bsp, ssp:staleness=3, async, ...",
+    "optimizer": "What servers do with gradients: sgd:lr=0.1, momentum:lr=0.1,decay=0.9, adagrad:lr=0.1, ...",
+    "schedule": "Learning rate over clocks.",
+    "clip_norm": "Largest norm of a worker's whole gradient.",
+    "clip_value": "Largest value of each element, at the server.",
+    "error_feedback": "true: what a refused push held travels with the next.",
+    "on_worker_loss": "wait or drop: whether others wait for a lost worker. With --max-restarts it is wait.",
+    "epoch_share": "A data epoch ends when this share of the workers is through.",
+    "seed": "Of all that is random.",
+    "timeout_s": "Deadline of every call, in seconds.",
+    "resend_s": "Unanswered messages are sent again after so many seconds, then ever later.",
+    "lease_s": "A worker without progress for so many seconds is lost.",
+    "restart_s": "Under wait: a lost worker must be back after so many seconds.",
+    "inflight_clocks": "Clocks whose pushes a worker keeps until their verdict.",
+}
+
+METAVARS = {
+    "on_worker_loss": "wait|drop",
+    "clip_norm": "X",
+    "clip_value": "X",
+    "seed": "N",
+}  # where no plain type says it
+KINDS: dict[Any, str] = {int: "N", float: "X", bool: "BOOL"}
+
+RUN_HELP = """Run SCRIPT on a cluster of processes on this machine.
+
+It starts servers, and workers whose SCRIPT calls ps.connect().
+
+Flags after SCRIPT are the script's own. The exit code is that of the first process that fails, and its traceback is
+the last thing you see. Ctrl-C ends everything.
+
+\b
+Examples:
+  psctl run --servers 2 --workers 4 train.py --epochs 3
+  psctl run --workers 4 --consistency ssp:staleness=3 --optimizer adagrad:lr=0.1 \\
+      --stop-when 'val_acc>=0.97' --save model.safetensors train.py
+"""
+
+
+def config_options() -> list[inspect.Parameter]:
+    """A flag for each field. Values are passed on as they are spelled: RunConfig checks them, in one wording."""
+    made = []
+    for name, info in RunConfig.model_fields.items():
+        default = info.default
+        shown = "" if default is None or default == math.inf else f" [default: {str(default).lower()}]"
+        flag = f"--{name.replace('_', '-')}"
+        metavar = METAVARS.get(name) or KINDS.get(info.annotation, "SPEC")
+        option = typer.Option(None, flag, help=f"{CONFIG_HELP[name]}{shown}", metavar=metavar, show_default=False)
+        made.append(_parameter(name, str | None, option))
+    return made
+
+
+def run_options() -> list[inspect.Parameter]:
+    """The flags that only the launcher looks at, and SCRIPT with its arguments."""
+
+    def text(name: str, metavar: str, help: str) -> inspect.Parameter:
+        flag = f"--{name.replace('_', '-')}"
+        return _parameter(name, str | None, typer.Option(None, flag, metavar=metavar, help=help, show_default=False))
+
+    return [
+        text("save", "FILE", "Write the values there at the end (safetensors)."),
+        text("stop_after", "GOAL", "10epochs (that scripts log as `epoch`), 5000clocks or 600s."),
+        text("stop_when", "TEST", "Stop when a worker logs such a value: 'val_acc>=0.97'."),
+        text(
+            "patience", "NAME:N", "Stop after N reports of NAME without a better one; 'loss' or 'err': lower is better."
+        ),
+        text("evaluator", "FILE", "A script that reads the values beside the workers, never counted: role `reader`."),
+        _parameter("max_restarts", int, typer.Option(0, metavar="N", help="Of each worker whose process dies.")),
+        _parameter("log_dir", str, typer.Option(LOG_DIR, metavar="DIR", help="For a folder of logs for each run.")),
+        _parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress, only what scripts print.")),
+        _parameter("script", str, typer.Argument(..., metavar="SCRIPT", help="A Python file.", show_default=False)),
+        _parameter("args", list[str], typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False)),
+    ]
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def run(**given: Any) -> int:
+    """Hands the flags on; the exit code."""
+    config = {name: given.pop(name) for name in RunConfig.model_fields}
+    args = tuple(given.pop("args") or ())
+    return run_cluster(
+        RunOptions(args=args, config={name: text for name, text in config.items() if text is not None}, **given)
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command. typer reads flags from a signature, which is made here from RunConfig's fields."""
+    parameters = [*config_options(), *run_options()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    # SCRIPT ends our flags: what follows is its own.
+    app.command("run", help=RUN_HELP, context_settings={"allow_interspersed_args": False})(run)

@@ -1,0 +1,1 @@
+"""The control plane between processes: gRPC, as proto/control.proto says."""

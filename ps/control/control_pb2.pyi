@@ -1,0 +1,123 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+ROLE_READER: Role
+ROLE_SERVER: Role
+ROLE_UNSPECIFIED: Role
+ROLE_WORKER: Role
+
+class FromController(_message.Message):
+    __slots__ = ["goodbye", "message", "refusal", "welcome"]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    goodbye: Goodbye
+    message: bytes
+    refusal: Refusal
+    welcome: Welcome
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., message: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ["failed", "reason"]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    failed: bool
+    reason: str
+    def __init__(self, reason: _Optional[str] = ..., failed: bool = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ["codecs", "data_address", "host", "job", "numerics_id", "pid", "rank", "release", "role", "wire_version_max", "wire_version_min"]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    WIRE_VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
+    WIRE_VERSION_MIN_FIELD_NUMBER: _ClassVar[int]
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    data_address: str
+    host: str
+    job: bytes
+    numerics_id: str
+    pid: int
+    rank: int
+    release: str
+    role: Role
+    wire_version_max: int
+    wire_version_min: int
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., job: _Optional[bytes] = ..., wire_version_min: _Optional[int] = ..., wire_version_max: _Optional[int] = ..., rank: _Optional[int] = ..., data_address: _Optional[str] = ..., numerics_id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ["expected", "field", "got", "remedy"]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    GOT_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    expected: str
+    field: str
+    got: str
+    remedy: str
+    def __init__(self, field: _Optional[str] = ..., expected: _Optional[str] = ..., got: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ["json"]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
+class StopReply(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ["failed", "reason"]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    failed: bool
+    reason: str
+    def __init__(self, reason: _Optional[str] = ..., failed: bool = ...) -> None: ...
+
+class ToController(_message.Message):
+    __slots__ = ["hello", "message", "metrics"]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    message: bytes
+    metrics: str
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., message: _Optional[bytes] = ..., metrics: _Optional[str] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ["config", "job", "servers", "shard"]
+    class ServersEntry(_message.Message):
+        __slots__ = ["key", "value"]
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    config: str
+    job: bytes
+    servers: _containers.ScalarMap[int, str]
+    shard: int
+    def __init__(self, job: _Optional[bytes] = ..., config: _Optional[str] = ..., shard: _Optional[int] = ..., servers: _Optional[_Mapping[int, str]] = ...) -> None: ...
+
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []

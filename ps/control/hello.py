@@ -1,0 +1,107 @@
+"""Who may take part: what a peer says of itself, and the controller's answer. Plain data; gRPC is elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ps import __version__
+from ps.compression import COMPRESSORS
+from ps.config import RunConfig
+from ps.wire import JOB_BYTES, WIRE_VERSION
+
+Role = Literal["worker", "server", "reader"]
+DATA_SCHEME = "tcp://"
+TEXT_BYTES_MAX = 1024  # of each text in a Hello: they go into errors and the status
+
+
+def numerics_id() -> str:
+    """Names the arithmetic of the commit path: peers that have the same compute the same bits."""
+    return "numpy-twin-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a peer says of itself, first of all. The defaults are the truth about this process."""
+
+    role: Role
+    job: bytes = b""  # empty: not known yet
+    rank: int = -1  # workers; -1: any
+    data_address: str = ""  # servers: "tcp://host:port"
+    wire_version_min: int = WIRE_VERSION
+    wire_version_max: int = WIRE_VERSION
+    numerics_id: str = field(default_factory=numerics_id)
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    codecs: tuple[str, ...] = tuple(sorted(COMPRESSORS))
+    release: str = __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The controller's yes. servers: shard -> data address, complete for workers and readers; shard: -1 for them."""
+
+    job: bytes
+    config: RunConfig
+    shard: int
+    servers: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The controller's no, in the four parts of every error."""
+
+    field: str
+    expected: str
+    got: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: expected {self.expected}, got {self.got}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The job is over."""
+
+    reason: str
+    failed: bool
+
+
+def check(hello: Hello, job: bytes) -> Refusal | None:
+    """What of the claim does not fit the job with this id, apart from how many servers there are; None: all fits."""
+    lengths = {"data_address": hello.data_address, "numerics_id": hello.numerics_id, "host": hello.host}
+    for name, text in lengths.items():
+        if len(text.encode()) > TEXT_BYTES_MAX:
+            return Refusal(name, f"at most {TEXT_BYTES_MAX} bytes", f"{len(text.encode())}", "shorten it")
+    if not hello.wire_version_min <= WIRE_VERSION <= hello.wire_version_max:
+        theirs = f"{hello.wire_version_min} to {hello.wire_version_max} of release {hello.release[:40]!r}"
+        return Refusal("wire version", f"a range with {WIRE_VERSION}", theirs, f"run release {__version__} everywhere")
+    if hello.job not in (b"", job):
+        theirs = hello.job[:JOB_BYTES].hex()
+        return Refusal(
+            "job", job.hex(), theirs, "the peer belongs to another job: give it this controller's id, or none"
+        )
+    if hello.numerics_id != numerics_id():
+        remedy = "the peers would compute different bits: install the same release everywhere"
+        return Refusal("numerics_id", repr(numerics_id()), repr(hello.numerics_id[:80]), remedy)
+    return _check_role(hello)
+
+
+def _check_role(hello: Hello) -> Refusal | None:
+    """Rank and address, as the role needs them."""
+    if hello.rank < -1 or (hello.rank >= 0 and hello.role != "worker"):
+        expected = "a worker's rank, or -1" if hello.role == "worker" else f"-1 from a {hello.role}"
+        return Refusal("rank", expected, str(hello.rank), "leave it out to get any free one")
+    if hello.role == "server":
+        _, _, port = hello.data_address.removeprefix(DATA_SCHEME).rpartition(":")
+        if not (hello.data_address.startswith(DATA_SCHEME) and port.isdecimal() and 0 < int(port[:6]) < 1 << 16):
+            remedy = "name where the server's data plane listens"
+            return Refusal("data_address", "tcp://host:port", repr(hello.data_address), remedy)
+    elif hello.data_address:
+        remedy = "leave it out: only servers are dialled"
+        return Refusal("data_address", f"none from a {hello.role}", repr(hello.data_address), remedy)
+    return None

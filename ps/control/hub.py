@@ -1,0 +1,339 @@
+"""The controller core among its peers' streams: who joins, what goes where, when it is over. In the loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ps import wire
+from ps.config import RunConfig
+from ps.control.frames import METRICS_BYTES_MAX, Body, FromController, MetricsJson, from_controller, read_to_controller
+from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
+from ps.control.lines import Line
+from ps.controller.build import build_controller
+from ps.controller.core import Controller, Send
+from ps.errors import FrameError
+from ps.messages import Enroll, Enrolled, Rejected, Stop
+from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
+
+LEAVE_S = 2.0  # after a failure the others have so long for their last words
+FLUSH_S = 2.0  # a peer has so long to take its last frame
+TIMER_S_MAX = 3600.0
+
+
+class Hub:
+    """Brings frames to the core and its answers to the streams.
+
+    on_over: called when the job is over and every stream has ended; again after streams of who comes later still.
+    """
+
+    def __init__(self, config: RunConfig, job: bytes, hello_s: float, on_over: Callable[[], None]) -> None:
+        self.config, self.job, self.hello_s, self._on_over = config, job, hello_s, on_over
+        self.core: Controller = build_controller(config)
+        self.outcome: tuple[str, bool] | None = None  # reason, failed; once the job is over
+        self.rejected = 0  # frames that were none, or not the sender's to say
+        self.refused = 0  # peers that could not join
+        self._made = 0
+        self._readers = 0
+        self._lines: set[Line] = set()
+        self._routes: dict[PeerId, Line] = {}  # of lines, workers, servers and readers that are there
+        self._addresses: dict[int, str] = {}  # shard -> where its data plane listens, kept after its end
+        self._metrics: dict[str, Any] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._grace: asyncio.TimerHandle | None = None
+
+    # ---- streams ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> Line:
+        """A stream has begun; it has `hello_s` to say who it is."""
+        self._made += 1
+        line = Line(self._made)
+        self._lines.add(line)
+        self._routes[line.name] = line
+        line.set_late(self._later(self.hello_s, self._late, line))
+        return line
+
+    def receive(self, line: Line, raw: bytes) -> None:
+        """One frame of a peer; what does not hold is counted and passed over."""
+        try:
+            frame = read_to_controller(raw)
+        except FrameError as error:
+            if line.state == "new":
+                self._refuse(
+                    line, Refusal("hello", "a Hello of this release", str(error), "run one release everywhere")
+                )
+            else:
+                self.rejected += 1
+            return
+        match frame:
+            case Hello() if line.state == "new":
+                self._greet(line, frame)
+            case Body(encoded) if line.state == "joined":
+                self._hear(line, encoded)
+            case MetricsJson(text) if line.state == "joined":
+                self._note(line, text)
+            case _ if line.state == "new":
+                got = type(frame).__name__
+                self._refuse(line, Refusal("hello", "a Hello as the first frame", got, "say first who you are"))
+            case _ if line.state != "over":  # what was under way when it ended is nobody's mistake
+                self.rejected += 1
+
+    def closed(self, line: Line) -> None:
+        """A stream has ended, whoever ended it."""
+        line.set_late(None)
+        self._lines.discard(line)
+        gone = [peer for peer, routed in self._routes.items() if routed is line]
+        for peer in gone:
+            del self._routes[peer]
+        line.state = "over"
+        if self.outcome is None:
+            if line.shard >= 0:
+                self.server_lost(line.shard, line.why)
+            elif line.rank >= 0 and worker_peer(line.rank) in gone:  # else a later stream has taken its place
+                self.worker_lost(line.rank, line.why)
+            elif line.name in self.core.readers:
+                self.core.readers.remove(line.name)
+        if self.outcome is not None and not self._lines:
+            self._on_over()
+
+    # ---- what the owner of the run says -----------------------------------------------------------------------------
+
+    def stop(self, reason: str, failed: bool) -> None:
+        """Ends the job; the second does nothing."""
+        self._decide(lambda now: self.core.handle(CONTROLLER, Stop(reason, failed), now))
+
+    def worker_lost(self, rank: int, why: str) -> None:
+        """This worker is gone. Nothing happens when it has finished."""
+        self._decide(lambda now: self.core.worker_lost(rank, why, now))
+
+    def server_lost(self, shard: int, why: str) -> None:
+        """This server is gone, and the job with it."""
+        if self.outcome is None and self.core.stopped is not None:
+            self._hurry()  # workers that finish their clock would wait for it
+        self._decide(lambda now: self.core.server_lost(shard, why, now))
+
+    def finish(self) -> None:
+        """Says goodbye to all; what they say from now on is not heard."""
+        if self.outcome is not None:
+            return
+        assert self.core.stopped is not None
+        self.outcome = (self.core.stopped.reason, self.core.stopped.failed)
+        for timer in (self._timer, self._grace):
+            if timer is not None:
+                timer.cancel()
+        for line in list(self._lines):
+            if line.state != "over":
+                self._end(line, Goodbye(*self.outcome))
+        if not self._lines:
+            self._on_over()
+
+    def status(self) -> dict[str, Any]:
+        """See ControlServer.status."""
+        now, core = time.monotonic(), self.core
+        workers = [
+            {
+                "rank": rank,
+                "state": member.state,
+                "clock": member.clock,
+                "logged": dict(member.logged),
+                "silent_s": now - member.heard if member.incarnation else -1.0,
+            }
+            for rank, member in sorted(core.members.items())
+        ]
+        servers = [
+            {"shard": shard, "address": self._addresses.get(shard, ""), "state": self._server_state(shard)}
+            for shard in range(self.config.servers)
+        ]
+        return {
+            "workers": workers,
+            "servers": servers,
+            "stopped": None if core.stopped is None else core.stopped.reason,
+            "failed": core.stopped is not None and core.stopped.failed,
+            "skipped_examples": dict(core.skipped),
+            "metrics": dict(self._metrics),
+            "refused": self.refused,
+            "rejected": self.rejected,
+        }
+
+    # ---- joining ----------------------------------------------------------------------------------------------------
+
+    def _greet(self, line: Line, hello: Hello) -> None:
+        line.hello = hello
+        if (refusal := check(hello, self.job)) is not None:
+            self._refuse(line, refusal)
+        elif self.core.stopped is not None and (self.outcome is not None or self.core.stopped.failed):
+            self._end(line, Goodbye(self.core.stopped.reason, self.core.stopped.failed))
+        elif hello.role == "server":
+            self._greet_server(line, hello)
+        else:
+            line.state = "waiting"
+            line.set_late(self._later(self.hello_s, self._late, line))
+            self._welcome_waiting()
+
+    def _greet_server(self, line: Line, hello: Hello) -> None:
+        there = [shard for shard in range(self.config.servers) if server_peer(shard) in self._routes]
+        same = [shard for shard in there if self._addresses[shard] == hello.data_address]
+        free = [shard for shard in range(self.config.servers) if shard not in there]
+        if same:
+            remedy = "start each server once, at an address of its own"
+            got = f"{hello.data_address}, where server {same[0]} is"
+            self._refuse(line, Refusal("data_address", "an address that no other server has", got, remedy))
+        elif not free:
+            wanted = f"{self.config.servers} servers"
+            remedy = "raise `servers` in the run's config, or start no more than that"
+            self._refuse(line, Refusal("servers", f"at most {wanted}", "one more", remedy))
+        else:
+            line.shard = free[0]
+            self._addresses[line.shard] = hello.data_address
+            self._routes[server_peer(line.shard)] = line
+            self._welcome(line)
+            self._welcome_waiting()
+
+    def _welcome_waiting(self) -> None:
+        if not self._missing():
+            waiting = [line for line in self._lines if line.state == "waiting"]
+            for line in waiting:
+                self._welcome(line)
+
+    def _welcome(self, line: Line) -> None:
+        line.set_late(None)
+        line.state = "joined"
+        if line.role == "reader":
+            self._routes[PeerId(f"reader:{self._readers}")] = line
+            del self._routes[line.name]
+            line.name = PeerId(f"reader:{self._readers}")
+            self._readers += 1
+        there = {shard: at for shard, at in self._addresses.items() if server_peer(shard) in self._routes}
+        self._put(line, Welcome(self.job, self.config, line.shard, there))
+
+    def _late(self, line: Line) -> None:
+        """Its deadline has come before its Hello, or before all servers."""
+        if line.state == "waiting":
+            missing = self._missing()
+            wanted, there = self.config.servers, self.config.servers - len(missing)
+            got = f"{there} after {self.hello_s:g} s, {len(missing)} missing"
+            remedy = "start the missing servers, then this again"
+            self._refuse(line, Refusal("servers", f"{wanted} servers", got, remedy))
+        elif line.state == "new":
+            expected, got = f"a Hello within {self.hello_s:g} s", "nothing"
+            self._refuse(line, Refusal("hello", expected, got, "say first who you are"))
+
+    def _missing(self) -> list[int]:
+        return [shard for shard in range(self.config.servers) if server_peer(shard) not in self._routes]
+
+    def _refuse(self, line: Line, refusal: Refusal) -> None:
+        self.refused += 1
+        self._end(line, refusal)
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def _hear(self, line: Line, encoded: bytes) -> None:
+        try:
+            body = wire.decode(encoded, self.job)
+        except FrameError:
+            self.rejected += 1
+            return
+        if (why := misplaced(line, body)) is not None:
+            self.rejected += 1
+            self._perform([Send(line.name, Rejected(0, why, fenced=False))])
+        elif isinstance(body, Enroll):
+            self._decide(lambda now: self._bind(line, body, self.core.handle(line.name, body, now)))
+        else:
+            self._decide(lambda now: self.core.handle(line.name, body, now))
+
+    def _bind(self, line: Line, enroll: Enroll, sends: list[Send]) -> list[Send]:
+        """The stream that asked becomes that of the rank it got; an older one of that rank keeps its own name only."""
+        for send in sends:
+            match send.body:
+                case Enrolled(worker, _, nonce) if worker >= 0 and nonce == enroll.nonce:
+                    line.rank = int(worker)
+                    self._routes[worker_peer(line.rank)] = line
+        return sends
+
+    def _note(self, line: Line, text: str) -> None:
+        try:
+            if len(text.encode()) > METRICS_BYTES_MAX:
+                raise ValueError
+            self._metrics[line.title] = json.loads(text)
+        except (ValueError, RecursionError):
+            self.rejected += 1
+
+    def _decide(self, ask: Callable[[float], list[Send]]) -> None:
+        """Asks the core and performs its answer; then looks at the timers and whether the job is over."""
+        if self.outcome is not None:
+            return
+        try:
+            self._perform(ask(time.monotonic()))
+        except Exception:  # a bug of ours must not become a hang of the user's
+            self.core.stopped = self.core.stopped or Stop(f"the controller failed:\n{traceback.format_exc()}", True)
+            self._hurry()
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = self.core.next_timer() - time.monotonic()
+        self._timer = None if wait == float("inf") else self._later(max(wait, 0.001), self._on_timer)
+        if self.core.stopped is not None:
+            if not any(member.state == "running" for member in self.core.members.values()):
+                self.finish()
+            elif self.core.stopped.failed:
+                self._hurry()
+
+    def _on_timer(self) -> None:
+        self._decide(self.core.on_timer)
+
+    def _hurry(self) -> None:
+        if self._grace is None:
+            self._grace = self._later(LEAVE_S, self.finish)
+
+    def _perform(self, sends: Iterable[Send]) -> None:
+        for send in sends:
+            line = self._routes.get(send.to)
+            if line is not None:  # else it is gone, and the core will hear of it or has
+                self._put(line, Body(wire.encode(send.body, self.job)))
+
+    def _put(self, line: Line, frame: FromController) -> None:
+        if line.state == "over":
+            return
+        raw = from_controller(frame)
+        if line.outbox.takes(len(raw)):
+            line.outbox.put(raw)
+        else:
+            line.why = "it does not take what it is sent"
+            line.cut.set()  # the control plane drops no message, so it drops the peer that takes none
+
+    def _end(self, line: Line, frame: Refusal | Goodbye) -> None:
+        self._put(line, frame)
+        line.state = "over"
+        line.outbox.end()
+        line.set_late(self._later(FLUSH_S, line.cut.set))
+
+    def _server_state(self, shard: int) -> str:
+        if shard not in self._addresses:
+            return "expected"
+        if self.outcome is not None:
+            return "done"
+        return "running" if server_peer(shard) in self._routes else "lost"
+
+    def _later(self, seconds: float, what: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(min(seconds, TIMER_S_MAX), what, *args)
+
+
+def misplaced(line: Line, body: Any) -> str | None:
+    """Why this message is not this peer's to say; None: it is."""
+    shard = getattr(body, "shard", None)
+    if shard is not None and shard != line.shard:
+        return f"{type(body).__name__}.shard: expected {line.shard}, the sender's own, got {shard}"
+    if isinstance(body, Enroll):
+        if body.reader != (line.role == "reader") or line.role == "server":
+            return f"Enroll.reader: expected {line.role == 'reader'} from a {line.role}, got {body.reader}"
+        if line.rank >= 0:
+            return f"Enroll: expected one for each connection, got another from worker {line.rank}; connect again"
+    elif (
+        hasattr(body, "incarnation") and hasattr(body, "worker") and (line.role != "worker" or body.worker != line.rank)
+    ):
+        sender = f"worker {line.rank}" if line.role == "worker" else f"a {line.role}"
+        return f"{type(body).__name__}.worker: expected the sender, {sender}, got {body.worker}; enroll first"
+    return None

@@ -1,0 +1,83 @@
+"""One peer's stream as the hub sees it: a name, a state, and what is still to go out, in order and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Literal
+
+from ps.control.hello import Hello
+from ps.types import PeerId, server_peer, worker_peer
+from ps.wire import HEADER_BYTES_MAX
+
+BYTES_MAX = HEADER_BYTES_MAX  # not yet taken by the peer; one frame of any size is taken when nothing else waits
+FRAMES_MAX = 1 << 16
+
+
+class Outbox:
+    """Frames on their way to one peer. For the loop's thread only."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._nbytes = 0
+        self._ends = False
+        self._news = asyncio.Event()
+
+    def takes(self, nbytes: int) -> bool:
+        """Whether the peer is near enough for one more frame of this size."""
+        return not self._frames or (self._nbytes + nbytes <= BYTES_MAX and len(self._frames) < FRAMES_MAX)
+
+    def put(self, frame: bytes) -> None:
+        """Queues the frame."""
+        self._frames.append(frame)
+        self._nbytes += len(frame)
+        self._news.set()
+
+    def end(self) -> None:
+        """Nothing more will be put."""
+        self._ends = True
+        self._news.set()
+
+    async def take(self) -> bytes | None:
+        """The next frame; None after the last one. Waits as long as there is neither."""
+        while not self._frames:
+            if self._ends:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        frame = self._frames.popleft()
+        self._nbytes -= len(frame)
+        return frame
+
+
+class Line:
+    """One stream. The hub owns its fields; the service writes what is in the outbox until it ends or is cut."""
+
+    def __init__(self, number: int) -> None:
+        self.name = PeerId(f"line:{number}")  # what answers to this very stream go to
+        self.state: Literal["new", "waiting", "joined", "over"] = "new"
+        self.hello: Hello | None = None
+        self.shard = -1
+        self.rank = -1  # once the controller has given it
+        self.outbox = Outbox()
+        self.why = "its connection ended"  # what its loss is put down to
+        self.cut = asyncio.Event()  # do not wait for the peer any longer
+        self.late: asyncio.TimerHandle | None = None
+
+    @property
+    def role(self) -> str:
+        """Empty before its Hello."""
+        return self.hello.role if self.hello is not None else ""
+
+    @property
+    def title(self) -> PeerId:
+        """Who it is, for the status."""
+        if self.rank >= 0:
+            return worker_peer(self.rank)
+        return server_peer(self.shard) if self.shard >= 0 else self.name
+
+    def set_late(self, late: asyncio.TimerHandle | None) -> None:
+        """Replaces its deadline."""
+        if self.late is not None:
+            self.late.cancel()
+        self.late = late

@@ -1,0 +1,43 @@
+"""`run.jsonl`: one JSON object a line; first the config, then every logged value, last the outcome."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ps.launch.output import LogFile
+from ps.launch.rules import Report
+
+
+class Journal:
+    """Written as it happens; a disk that fails ends the journal with one warning, never the run."""
+
+    def __init__(self, path: Path | None, warn: Callable[[str], None]) -> None:
+        self._file = None if path is None else LogFile(path, warn)
+
+    def start(self, config: dict[str, Any], script: str, args: Iterable[str]) -> None:
+        import numpy as np
+
+        import ps
+
+        versions = {"ps": ps.__version__, "python": platform.python_version(), "numpy": np.__version__}
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._write({"event": "start", "at": began, "script": script, "args": list(args), "config": config, **versions})
+
+    def logged(self, reports: Iterable[Report]) -> None:
+        for seconds, rank, clock, name, value in reports:
+            row = {"time": round(seconds, 3), "rank": rank, "clock": clock, "name": name, "value": value}
+            self._write(row)
+
+    def end(self, **outcome: Any) -> None:
+        self._write({"event": "end", **outcome})
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(row).encode() + b"\n")

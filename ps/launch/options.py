@@ -1,0 +1,112 @@
+"""What a run is asked to be, and the environments of its processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ps.config import RunConfig
+from ps.errors import ConfigError
+from ps.launch.rules import Rule, patience, stop_after, stop_when
+from ps.launch.save import check_target
+from ps.launch.supervisor import GRACE_S
+
+LOG_DIR = "ps-logs"
+_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD")  # ours to set
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The flags of `psctl run`, unchecked; `config` holds those of RunConfig that were given."""
+
+    script: str
+    args: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    save: str | None = None
+    stop_after: str | None = None
+    stop_when: str | None = None
+    patience: str | None = None
+    evaluator: str | None = None
+    max_restarts: int = 0  # of each worker
+    log_dir: str = LOG_DIR
+    quiet: bool = False
+    grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
+
+    def check(self) -> tuple[RunConfig, list[Rule]]:
+        """The run's config and its stop rules. Raises: ConfigError naming the flag."""
+        check_script("SCRIPT", self.script)
+        if self.evaluator is not None:
+            check_script("--evaluator", self.evaluator)
+        if self.max_restarts < 0:
+            raise ConfigError(f"--max-restarts: expected a number >= 0, got {self.max_restarts}")
+        if self.save is not None:
+            check_target(self.save)
+        config = dict(self.config)
+        if self.max_restarts and "on_worker_loss" not in config:
+            config["on_worker_loss"] = "wait"  # else the others would not wait for the one that is restarted
+        rules: list[Rule] = []
+        for text, parse in ((self.stop_after, stop_after), (self.stop_when, stop_when), (self.patience, patience)):
+            if text is not None:
+                rules.append(parse(text))
+        folder = str(Path(self.script).resolve().parent)
+        if folder not in sys.path:  # plug-ins of one's own, `package.module:Class`, stand beside the script
+            sys.path.append(folder)
+        return _checked_config(config), rules
+
+
+def _checked_config(options: dict[str, Any]) -> RunConfig:
+    """As RunConfig.check, with the flag's name in the error."""
+    try:
+        return RunConfig.check(options)
+    except ConfigError as error:
+        name, colon, rest = str(error).partition(":")
+        if colon and name in RunConfig.model_fields:
+            raise ConfigError(f"--{name.replace('_', '-')}:{rest}") from None
+        raise
+
+
+def check_script(what: str, path: str) -> None:
+    """Raises: ConfigError unless it is a file that can be read."""
+    if not os.path.exists(path):
+        near = Path(path).parent
+        names = [entry.name for entry in near.iterdir()] if near.is_dir() else []
+        meant = get_close_matches(Path(path).name, names, 1, cutoff=0.75)
+        hint = f"; did you mean {near / meant[0]}?" if meant else ""
+        raise ConfigError(f"{what}: expected a Python file, got {path!r}, which does not exist{hint}")
+    if os.path.isdir(path):
+        raise ConfigError(f"{what}: expected a Python file, got the folder {path!r}")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"{what}: expected a Python file, got {path!r}, which may not be read")
+
+
+def ignored_variables(environ: Mapping[str, str]) -> list[str]:
+    """Run options in the environment, which a cluster's processes must not see: the controller is the authority."""
+    return sorted(name for name in (f"PS_{field.upper()}" for field in RunConfig.model_fields) if name in environ)
+
+
+def cluster_environment(environ: Mapping[str, str], controller: str, job: bytes, workers: int) -> dict[str, str]:
+    """What all processes of the run get."""
+    unwanted = {f"PS_{name}" for name in _CLUSTER} | set(ignored_variables(environ))
+    env = {name: value for name, value in environ.items() if name not in unwanted}
+    cores = len(os.sched_getaffinity(0))
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))  # else each takes all cores
+    return {**env, "PYTHONUNBUFFERED": "1", "PS_CONTROLLER": controller, "PS_JOB": job.hex()}
+
+
+def worker_environment(env: Mapping[str, str], rank: int, size: int) -> dict[str, str]:
+    """All workers run on this machine, so local and global numbers are equal. Never RANK or WORLD_SIZE: PyTorch reads
+    those.
+    """
+    own = {"PS_RANK": rank, "PS_LOCAL_RANK": rank, "PS_SIZE": size, "PS_LOCAL_SIZE": size}
+    return {**env, **{name: str(value) for name, value in own.items()}}
+
+
+def server_environment(env: Mapping[str, str], shard: int, script: str) -> dict[str, str]:
+    """Servers make the same plug-ins as the script, so they look for modules where it does."""
+    path = [part for part in (env.get("PYTHONPATH"), str(Path(script).resolve().parent)) if part]
+    return {**env, "PS_SHARD": str(shard), "PYTHONPATH": os.pathsep.join(path)}

@@ -1,0 +1,152 @@
+"""A process's place in a cluster: its data plane over ZeroMQ and its line to the controller, as one port."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import os
+import secrets
+import sys
+import traceback
+from dataclasses import replace
+from threading import Event
+
+from ps.control.hello import Hello, Welcome
+from ps.control.link import ControlLink
+from ps.errors import ConfigError
+from ps.transport.base import Message
+from ps.transport.zmq import ZmqTransport
+from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
+from ps.wire import JOB_BYTES
+from ps.worker.client import Client
+from ps.worker.port import TransportPort
+from ps.worker.reader import Reader
+from ps.worker.runtime import Worker
+
+log = logging.getLogger("ps")
+
+JOIN_S = 60.0  # until the controller and all servers are there
+SWITCH_S = 0.0005  # a busy thread lets another one go on after this, not after Python's 5 ms
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
+KEEP_BYTES = 1 << 30  # freed memory that stays mapped
+MAPPED_ALONE_BYTES = 32 << 20  # the most that glibc takes: smaller buffers come from memory that stays
+
+
+class ClusterPort(TransportPort):
+    """A peer of a cluster of processes. Messages for the controller go over gRPC, all others over ZeroMQ."""
+
+    def __init__(self, address: PeerId) -> None:
+        self._places: dict[PeerId, str] = {}
+        self.transport = ZmqTransport(address, b"", self._places.get)
+        self.over = Event()  # the controller has said goodbye, or is gone
+        self.failed = False
+        super().__init__(self.transport)
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
+        keep_freed_memory()
+
+    def join(self, controller: str, hello: Hello, timeout_s: float) -> Welcome:
+        """Says Hello to the controller at "host:port"; returns once it lets this peer in. Raises: as ControlLink."""
+        try:
+            self.link = ControlLink(controller, hello, self._take, self._end, timeout_s)
+        except BaseException:
+            self.transport.close()
+            raise
+        welcome = self.link.welcome
+        self.transport.job = welcome.job
+        self._places.update({server_peer(shard): place for shard, place in welcome.servers.items()})
+        return welcome
+
+    def is_known_as(self, address: PeerId) -> None:
+        self.transport.address = address
+
+    def send_nowait(self, to: PeerId, message: Message) -> None:
+        if to == CONTROLLER:
+            self.link.send(message.header)
+            message.release()
+        else:
+            self.transport.send_nowait(to, message)
+
+    def close(self) -> None:
+        """The last words are delivered first."""
+        self.link.close()
+        self.transport.close()
+
+    def _take(self, header: bytes) -> None:
+        self.transport.hand_in(CONTROLLER, Message(header))
+
+    def _end(self, reason: str, failed: bool) -> None:
+        self.failed = failed
+        self.over.set()
+        if failed:
+            log.warning("%s; training goes on without it, but nobody can join, register or pass a barrier", reason)
+        self.transport.wake()
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed buffers mapped: a message in fresh pages takes twice as long (measured with 4 MiB)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)  # libzmq's thread allocates what this one frees
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_ALONE_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+
+
+def join_worker() -> Client:
+    """The client of this process, as PS_CONTROLLER, PS_JOB and PS_RANK name its place.
+
+    Raises: ConfigError naming the variable, or what the controller refused; DeadlineError naming its address.
+    """
+    rank = _number("PS_RANK", -1)
+    port = ClusterPort(worker_peer(rank))
+    welcome = port.join(*named(Hello("worker", rank=rank)))
+    try:
+        client = Client(Worker(port, welcome.job, rank, welcome.config.timeout_s))
+    except BaseException:
+        port.close()
+        raise
+    atexit.register(_leave, client)
+    return client
+
+
+def join_reader() -> Reader:
+    """A reader of the cluster that PS_CONTROLLER names. Raises: as `join_worker`."""
+    port = ClusterPort(PeerId(f"reader:{secrets.token_hex(8)}"))
+    welcome = port.join(*named(Hello("reader")))
+    try:
+        return Reader(port, welcome.job, welcome.config.timeout_s)
+    except BaseException:
+        port.close()
+        raise
+
+
+def _leave(client: Client) -> None:
+    """At the end of a script that has not closed its client: it leaves, or says what ended the script."""
+    error = getattr(sys, "last_value", None)
+    client.close("" if error is None else "".join(traceback.format_exception(error)))
+
+
+def named(hello: Hello) -> tuple[str, Hello, float]:
+    """What `ClusterPort.join` takes, as the environment says it. Raises: ConfigError naming the variable."""
+    address = os.environ.get("PS_CONTROLLER", "")
+    if not address:
+        raise ConfigError("environment variable PS_CONTROLLER: expected host:port of the controller, got none")
+    return address, replace(hello, job=_job()), JOIN_S
+
+
+def _job() -> bytes:
+    text = os.environ.get("PS_JOB", "")
+    try:
+        job = bytes.fromhex(text)
+    except ValueError:
+        job = b"?"
+    if len(job) not in (0, JOB_BYTES):
+        raise ConfigError(f"environment variable PS_JOB: expected {2 * JOB_BYTES} hex digits, got {text[:80]!r}")
+    return job
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.removeprefix("-").isdecimal():
+        raise ConfigError(f"environment variable {variable}: expected an integer, got {text!r}")
+    return int(text)

@@ -1,0 +1,373 @@
+"""The transport between processes: ZeroMQ over tcp or ipc.
+
+A server binds one ROUTER, everybody else dials it with a DEALER: workers only dial out. libzmq's thread does the
+network without Python; there is no other thread, and no queue of ours. Buffers of 64 KiB and more are not copied:
+libzmq reads them where they are, and a message is released once it has. What arrives stays in libzmq's memory until it
+is released.
+
+A routing id is the job id and the address, so that nobody who does not know the job can take a peer's place.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ps.errors import ConfigError, OutboxFull
+from ps.transport.base import Message, Unreachable
+from ps.types import Array, PeerId
+
+ZERO_COPY_BYTES = 64 << 10  # smaller buffers are cheaper to copy than to track
+FRAME_BYTES_MAX = 64 << 20  # of one buffer or header; a peer that claims more is cut off before memory is taken
+UNREAD_MAX = 16  # messages of one peer that lie here unread; the rest stays with the sender, where it is counted
+UNSENT_MAX = 1000  # messages to one peer that libzmq holds
+CONNECT_S = 2.0  # a peer that has been away for so long is unreachable; until then its messages wait
+LOOK_S = 0.1  # connections are looked after so often
+FLUSH_S = 1.0  # closing waits so long for what is not yet sent
+HEARTBEAT_S, SILENT_S = 10, 30  # a link that is cut for less comes back by itself
+STRANGER = "stranger:"
+
+
+@dataclass(eq=False)
+class Way:
+    """A way to one peer: its socket, and what of it is not yet sent."""
+
+    to: PeerId
+    socket: zmq.Socket[bytes]
+    prefix: tuple[bytes, ...]  # the routing id, where the socket serves many peers
+    endpoint: str = ""
+    monitor: zmq.Socket[bytes] | None = None
+    looked_at: float = 0.0  # when its monitor was last read
+    down_since: float = float("inf")  # infinity: it is connected
+    queued_bytes: int = 0  # of buffers that libzmq still reads
+
+
+@dataclass(eq=False)
+class Flight:
+    """A message whose buffers libzmq still reads."""
+
+    message: Message
+    way: Way
+    nbytes: int
+    left: int  # buffers
+    views: list[weakref.ref[Array]] = field(default_factory=list)
+
+
+class ZmqTransport:
+    """One peer. `listen` makes it reachable; `endpoint_of` tells where a peer listens, None: nobody knows."""
+
+    def __init__(
+        self,
+        address: PeerId,
+        job: bytes,
+        endpoint_of: Callable[[PeerId], str | None] = lambda to: None,
+        *,
+        queued_bytes_max: int = 256 << 20,
+    ) -> None:
+        self.address, self.job, self._endpoint_of = address, job, endpoint_of  # the first two hold for new ways
+        self.queued_bytes_max = queued_bytes_max
+        self._context = zmq.Context(io_threads=1)
+        self._router: zmq.Socket[bytes] | None = None
+        self._ways: dict[PeerId, Way] = {}
+        self._sockets: list[zmq.Socket[bytes]] = []  # to receive from, the one that is next first
+        self._lock = threading.Lock()  # sockets are for one thread at a time
+        self._landed = threading.Lock()  # guards the counts of what is under way; nothing else is done under it
+        self._flights: set[Flight] = set()
+        self._handed: deque[tuple[PeerId, Message]] = deque()  # from other threads of this process
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._waits = False
+        self._awake = self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    def listen(self, endpoint: str) -> str:
+        """Makes this peer reachable at "tcp://host:port" (port 0: a free one) or "ipc://..."; returns where.
+
+        Raises: ConfigError when the place is taken or is none.
+        """
+        socket = self._socket(zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who starts again takes its old place
+        try:
+            socket.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            raise ConfigError(
+                f"listen: expected a free address of this machine, got {endpoint!r} ({error}); choose another"
+            ) from None
+        self._router = socket
+        self._receive_from(socket)
+        return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    # ---- sending ----------------------------------------------------------------------------------------------------
+
+    def send_nowait(self, to: PeerId, message: Message) -> None:
+        """See `Transport`."""
+        nbytes = message.nbytes
+        with self._lock:
+            way = self._way(to)
+            self._check_connection(way)
+            if way.queued_bytes and way.queued_bytes + nbytes > self.queued_bytes_max:
+                raise OutboxFull(
+                    f"{to}: expected at most {self.queued_bytes_max} bytes not yet sent, got {way.queued_bytes} and a "
+                    f"message of {nbytes}; retry once it has read some"
+                )
+            views = [_bytes_of(buffer) for buffer in message.buffers]
+            flight = self._flight(way, message, views, nbytes)
+            try:
+                self._send(way, message.header, views)
+            except BaseException:
+                if flight is not None:  # the message stays the caller's
+                    with self._landed:
+                        self._flights.discard(flight)
+                        way.queued_bytes -= nbytes
+                raise
+            if self._waits and self._readable():
+                self._ring()  # this thread took the event that the waiting one is to see
+        if flight is None:
+            message.release()
+
+    def _flight(self, way: Way, message: Message, views: list[Array], nbytes: int) -> Flight | None:
+        big = [view for view in views if view.nbytes >= ZERO_COPY_BYTES]
+        if not big:
+            return None
+        flight = Flight(message, way, nbytes, len(big))
+
+        def landed(_: object) -> None:  # called where the last reference to a view goes: often in pyzmq's thread
+            with self._landed:
+                flight.left -= 1
+                last = flight.left == 0 and flight in self._flights
+                if last:
+                    self._flights.discard(flight)
+                    way.queued_bytes -= nbytes
+            if last:
+                message.release()
+
+        flight.views = [weakref.ref(view, landed) for view in big]
+        with self._landed:
+            self._flights.add(flight)
+            way.queued_bytes += nbytes
+        return flight
+
+    def _send(self, way: Way, header: bytes, views: list[Array]) -> None:
+        """Hands the frames to libzmq. Only the first can be refused: a message is whole or not at all."""
+        frames: list[Any] = [*way.prefix, header, *views]
+        last = len(frames) - 1
+        try:
+            way.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if last else 0))
+        except zmq.Again:
+            raise OutboxFull(f"{way.to}: expected room in its outbox, got none; retry once it has read some") from None
+        except zmq.ZMQError as error:
+            raise Unreachable(f"{way.to}: expected a peer that is connected, got none ({error})") from None
+        for place in range(1, last + 1):
+            frame, flags = frames[place], zmq.SNDMORE if place < last else 0
+            if type(frame) is bytes or frame.nbytes < ZERO_COPY_BYTES:
+                way.socket.send(frame, flags)
+            else:
+                frames[place] = None  # libzmq's reference has to be the last one
+                way.socket.send(frame, flags, copy=False)
+                views[place - len(way.prefix) - 1] = frame = None  # type: ignore[call-overload]
+
+    def _check_connection(self, way: Way) -> None:
+        """Raises: Unreachable when nobody has been there for longer than a connection takes."""
+        now = time.monotonic()
+        if way.monitor is None or now - way.looked_at < LOOK_S:
+            return
+        way.looked_at = now
+        while way.monitor.poll(0):
+            up = recv_monitor_message(way.monitor)["event"] == zmq.Event.HANDSHAKE_SUCCEEDED
+            way.down_since = float("inf") if up else min(way.down_since, now)
+        if now - way.down_since > CONNECT_S:
+            way.looked_at = 0.0  # the next one is told, too
+            raise Unreachable(f"{way.to}: expected a peer at {way.endpoint}, got no answer for {CONNECT_S:g} s")
+
+    def _way(self, to: PeerId) -> Way:
+        """Raises: Unreachable when nobody knows where the peer is."""
+        if self._closed:
+            raise Unreachable(f"{self.address}: expected to be open when it sends, got closed; open it again")
+        way = self._ways.get(to)
+        endpoint = self._endpoint_of(to)
+        if way is not None and (endpoint is None or endpoint == way.endpoint):
+            return way
+        if endpoint is None:
+            if self._router is None:
+                raise Unreachable(f"{to}: expected a peer whose address is known, got none; ask where it is")
+            way = Way(to, self._router, (self._routing_id(to),))
+        else:
+            if way is not None:  # it listens elsewhere now
+                self._drop(way)
+            way = self._dial(to, endpoint)
+        self._ways[to] = way
+        return way
+
+    def _dial(self, to: PeerId, endpoint: str) -> Way:
+        socket = self._socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, self._routing_id(self.address))
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+        monitor = socket.get_monitor_socket(int(events | zmq.Event.CLOSED))
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            _end_monitor(socket, monitor)
+            socket.close(0)
+            raise Unreachable(f"{to}: expected an address like tcp://host:port, got {endpoint!r} ({error})") from None
+        self._receive_from(socket)
+        return Way(to, socket, (), endpoint, monitor, down_since=time.monotonic())
+
+    def _drop(self, way: Way) -> None:
+        self._sockets.remove(way.socket)
+        self._poll.unregister(_option(way.socket, zmq.FD))
+        _end_monitor(way.socket, way.monitor)
+        way.socket.close(0)
+
+    # ---- receiving --------------------------------------------------------------------------------------------------
+
+    def recv(self, timeout: float) -> tuple[PeerId, Message] | None:
+        """See `Transport`."""
+        deadline = time.monotonic() + timeout if timeout > 0 else 0.0
+        while True:
+            if (item := self._arrived()) is not None or self._closed or self._awake:
+                self._awake = False
+                return item
+            left = deadline - time.monotonic() if timeout > 0 else 0.0
+            if left <= 0:
+                return None
+            self._poll.poll(left * 1e3 + 1)
+
+    def hand_in(self, sender: PeerId, message: Message) -> None:
+        """Gives `recv` a message that came another way; from any thread."""
+        self._handed.append((sender, message))
+        self._ring()
+
+    def wake(self) -> None:
+        """Lets a waiting `recv` return before its time; from any thread."""
+        self._awake = True
+        self._ring()
+
+    def close(self) -> None:
+        """See `Transport`. Waits at most FLUSH_S for what is not yet sent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for way in self._ways.values():
+                _end_monitor(way.socket, way.monitor)
+            for socket in self._sockets:
+                socket.close(int(FLUSH_S * 1e3))
+            self._sockets.clear()
+        self._ring()
+        self._context.term()
+        while self._handed:
+            self._handed.popleft()[1].release()
+
+    def _arrived(self) -> tuple[PeerId, Message] | None:
+        """The next message, without waiting. Once there is none, `poll` will tell of the next one."""
+        if self._handed:
+            return self._handed.popleft()
+        with self._lock:
+            self._waits = False
+            if self._closed:
+                return None
+            for _ in range(len(self._sockets)):
+                socket = self._sockets[0]
+                while (item := self._take(socket)) is not None:
+                    if item[1] is not None:
+                        return item[0], item[1]
+                self._sockets.append(self._sockets.pop(0))  # the next one first
+            try:
+                os.eventfd_read(self._bell)
+            except BlockingIOError:
+                self._waits = True
+        return self._handed.popleft() if self._handed else None
+
+    def _take(self, socket: zmq.Socket[bytes]) -> tuple[PeerId, Message | None] | None:
+        """One message of a socket; None when there is none, no message in it when it makes no sense."""
+        if not _option(socket, zmq.EVENTS) & zmq.POLLIN:
+            return None
+        frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        if socket is self._router:
+            sender, frames = self._sender(frames[0].bytes), frames[1:]
+        else:
+            sender = next(to for to, way in self._ways.items() if way.socket is socket)
+        if not frames:
+            return sender, None
+        return sender, Message(frames[0].bytes, [_buffer(frame) for frame in frames[1:]])
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
+        for option, value in (
+            (zmq.LINGER, int(FLUSH_S * 1e3)),
+            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
+            (zmq.SNDHWM, UNSENT_MAX),
+            (zmq.RCVHWM, UNREAD_MAX),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_S * 1000),
+            (zmq.HEARTBEAT_TIMEOUT, SILENT_S * 1000),
+            (zmq.IPV6, 1),
+        ):
+            socket.setsockopt(option, value)
+        return socket
+
+    def _receive_from(self, socket: zmq.Socket[bytes]) -> None:
+        self._sockets.append(socket)
+        self._poll.register(_option(socket, zmq.FD), select.POLLIN)
+
+    def _readable(self) -> bool:
+        return any(_option(socket, zmq.EVENTS) & zmq.POLLIN for socket in self._sockets)
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def _routing_id(self, peer: PeerId) -> bytes:
+        if peer.startswith(STRANGER):
+            return bytes.fromhex(peer[len(STRANGER) :])
+        return self.job + peer.encode()
+
+    def _sender(self, routing_id: bytes) -> PeerId:
+        if routing_id.startswith(self.job):
+            name = routing_id[len(self.job) :].decode("ascii", "replace")
+            if not name.startswith(STRANGER):
+                return PeerId(name)
+        return PeerId(STRANGER + routing_id.hex())
+
+
+def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:
+    value: Any = socket.getsockopt(option)
+    return int(value)
+
+
+def _end_monitor(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes] | None) -> None:
+    if monitor is not None:
+        socket.disable_monitor()
+        monitor.close(0)
+
+
+def _bytes_of(buffer: Array) -> Array:
+    """The buffer as plain bytes, in an array object of its own: its end tells that libzmq has let go."""
+    return buffer.reshape(-1).view(np.uint8)
+
+
+def _buffer(frame: zmq.Frame) -> Array:
+    """What arrived, as plain bytes, aligned; small frames may lie anywhere in libzmq's read buffer."""
+    if len(frame) < ZERO_COPY_BYTES:
+        return np.frombuffer(frame.bytes, np.uint8)
+    return np.frombuffer(frame.buffer, np.uint8)
