@@ -12,7 +12,7 @@ import traceback
 from dataclasses import replace
 from threading import Event
 
-from ps.control.hello import Hello, Welcome
+from ps.control.hello import HELLO_S, Hello, LinkEnd, Welcome
 from ps.control.link import ControlLink
 from ps.errors import ConfigError
 from ps.transport.base import Message
@@ -26,7 +26,7 @@ from ps.worker.runtime import Worker
 
 log = logging.getLogger("ps")
 
-JOIN_S = 60.0  # until the controller and all servers are there
+JOIN_S = HELLO_S + 15.0  # until the controller lets us in: longer than it waits itself, it knows who is missing
 SWITCH_S = 0.0005  # a busy thread lets another one go on after this, not after Python's 5 ms
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 KEEP_BYTES = 1 << 30  # freed memory that stays mapped
@@ -40,7 +40,7 @@ class ClusterPort(TransportPort):
         self._places: dict[PeerId, str] = {}
         self.transport = ZmqTransport(address, b"", self._places.get)
         self.over = Event()  # the controller has said goodbye, or is gone
-        self.failed = False
+        self.end: LinkEnd | None = None  # which of the two, once it is over
         super().__init__(self.transport)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         keep_freed_memory()
@@ -75,11 +75,11 @@ class ClusterPort(TransportPort):
     def _take(self, header: bytes) -> None:
         self.transport.hand_in(CONTROLLER, Message(header))
 
-    def _end(self, reason: str, failed: bool) -> None:
-        self.failed = failed
+    def _end(self, end: LinkEnd) -> None:
+        self.end = end
         self.over.set()
-        if failed:
-            log.warning("%s; training goes on without it, but nobody can join, register or pass a barrier", reason)
+        if end.gone:
+            log.warning("%s; training goes on without it, but nobody can join, register or pass a barrier", end.reason)
         self.transport.wake()
 
 
@@ -97,7 +97,7 @@ def join_worker() -> Client:
 
     Raises: ConfigError naming the variable, or what the controller refused; DeadlineError naming its address.
     """
-    rank = _number("PS_RANK", -1)
+    rank = number("PS_RANK", -1)
     port = ClusterPort(worker_peer(rank))
     welcome = port.join(*named(Hello("worker", rank=rank)))
     try:
@@ -105,7 +105,7 @@ def join_worker() -> Client:
     except BaseException:
         port.close()
         raise
-    atexit.register(_leave, client)
+    atexit.register(_leave, client, os.getpid())
     return client
 
 
@@ -120,8 +120,10 @@ def join_reader() -> Reader:
         raise
 
 
-def _leave(client: Client) -> None:
+def _leave(client: Client, pid: int) -> None:
     """At the end of a script that has not closed its client: it leaves, or says what ended the script."""
+    if os.getpid() != pid:  # a forked child ends, and the client is its parent's
+        return
     error = getattr(sys, "last_value", None)
     client.close("" if error is None else "".join(traceback.format_exception(error)))
 
@@ -145,7 +147,8 @@ def _job() -> bytes:
     return job
 
 
-def _number(variable: str, default: int) -> int:
+def number(variable: str, default: int) -> int:
+    """An environment variable's integer. Raises: ConfigError naming it."""
     text = os.environ.get(variable, str(default))
     if not text.removeprefix("-").isdecimal():
         raise ConfigError(f"environment variable {variable}: expected an integer, got {text!r}")

@@ -66,6 +66,8 @@ def text(bytes_max: int) -> Kind:
 
 def _array(dtype: str, low: int, high: int | None = None) -> Kind:
     wire = np.dtype(dtype)
+    native = wire.isnative
+    signs_only = dtype == "<i8" and low == 0 and high is None
 
     def pack(value: Any) -> bytes:
         return np.ascontiguousarray(value, wire).tobytes()
@@ -74,9 +76,12 @@ def _array(dtype: str, low: int, high: int | None = None) -> Kind:
         if type(value) is not bytes or len(value) % wire.itemsize:
             raise ValueError
         array = np.frombuffer(value, wire)
-        if len(array) and (int(array.min()) < low or (high is not None and int(array.max()) > high)):
+        if signs_only:  # the sign is in every eighth byte: for the short arrays of most messages far cheaper than min()
+            if value and max(value[7::8]) > 0x7F:
+                raise ValueError
+        elif len(array) and (int(array.min()) < low or (high is not None and int(array.max()) > high)):
             raise ValueError
-        return array.astype(wire.newbyteorder("="), copy=False)
+        return array if native else array.astype(wire.newbyteorder("="))
 
     return Kind(f"packed {dtype} >= {low}" + ("" if high is None else f" and <= {high}"), pack, unpack)
 
@@ -126,6 +131,7 @@ def tuple_of(kind: Kind, count_max: int) -> Kind:
 
 
 _LAYOUTS: dict[type[Any], tuple[tuple[str, Kind], ...]] = {}
+_PARALLEL: dict[type[Any], list[list[int]]] = {}  # places of fields that must agree in length
 
 
 def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
@@ -136,6 +142,8 @@ def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
     layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
     assert all(isinstance(kind, Kind) for _, kind in layout), cls
     _LAYOUTS[cls] = layout
+    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P"))
+    _PARALLEL[cls] = [places for places in axes if len(places) > 1]
     return layout
 
 
@@ -159,11 +167,10 @@ def _unpack_fields(cls: type[M], values: Any) -> M:
 
 def _check_lengths(cls: type[Any], values: list[Any]) -> None:
     """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths."""
-    for axis in ("_E", "_P"):
-        lengths = {
-            name: len(value) for (name, _), value in zip(_layout(cls), values, strict=True) if name.endswith(axis)
-        }
-        if len(set(lengths.values())) > 1:
+    for places in _PARALLEL[cls]:
+        length = len(values[places[0]])
+        if any(len(values[place]) != length for place in places):
+            lengths = {_layout(cls)[place][0]: len(values[place]) for place in places}
             raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
 
 

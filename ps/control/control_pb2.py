@@ -13,7 +13,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ps/control/control.proto\x12\rps.control.v1\"d\n\x0cToController\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.ps.control.v1.HelloH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07metrics\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x66rame\"\xad\x01\n\x0e\x46romController\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ps.control.v1.WelcomeH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12)\n\x07goodbye\x18\x04 \x01(\x0b\x32\x16.ps.control.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xe0\x01\n\x05Hello\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.ps.control.v1.Role\x12\x0b\n\x03job\x18\x02 \x01(\x0c\x12\x18\n\x10wire_version_min\x18\x03 \x01(\r\x12\x18\n\x10wire_version_max\x18\x04 \x01(\r\x12\x0c\n\x04rank\x18\x05 \x01(\x11\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\r\x12\x0e\n\x06\x63odecs\x18\n \x03(\t\x12\x0f\n\x07release\x18\x0b \x01(\t\"\x9b\x01\n\x07Welcome\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\x34\n\x07servers\x18\x04 \x03(\x0b\x32#.ps.control.v1.Welcome.ServersEntry\x1a.\n\x0cServersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Refusal\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0b\n\x03got\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\")\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"-\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0b\n\tStopReply*O\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02\x12\x0f\n\x0bROLE_READER\x10\x03\x32\xd3\x01\n\x07\x43ontrol\x12\x46\n\x04Join\x12\x1b.ps.control.v1.ToController\x1a\x1d.ps.control.v1.FromController(\x01\x30\x01\x12\x42\n\x06Status\x12\x1c.ps.control.v1.StatusRequest\x1a\x1a.ps.control.v1.StatusReply\x12<\n\x04Stop\x12\x1a.ps.control.v1.StopRequest\x1a\x18.ps.control.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ps/control/control.proto\x12\rps.control.v1\"d\n\x0cToController\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.ps.control.v1.HelloH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07metrics\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x66rame\"\xad\x01\n\x0e\x46romController\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ps.control.v1.WelcomeH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12)\n\x07goodbye\x18\x04 \x01(\x0b\x32\x16.ps.control.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xfe\x01\n\x05Hello\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.ps.control.v1.Role\x12\x0b\n\x03job\x18\x02 \x01(\x0c\x12\x18\n\x10wire_version_min\x18\x03 \x01(\r\x12\x18\n\x10wire_version_max\x18\x04 \x01(\r\x12\x0c\n\x04rank\x18\x05 \x01(\x11\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\r\x12\x0e\n\x06\x63odecs\x18\n \x03(\t\x12\x0f\n\x07release\x18\x0b \x01(\t\x12\x12\n\x05shard\x18\x0c \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_shard\"\x9b\x01\n\x07Welcome\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\x34\n\x07servers\x18\x04 \x03(\x0b\x32#.ps.control.v1.Welcome.ServersEntry\x1a.\n\x0cServersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Refusal\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0b\n\x03got\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\")\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"-\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0b\n\tStopReply*O\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02\x12\x0f\n\x0bROLE_READER\x10\x03\x32\xd3\x01\n\x07\x43ontrol\x12\x46\n\x04Join\x12\x1b.ps.control.v1.ToController\x1a\x1d.ps.control.v1.FromController(\x01\x30\x01\x12\x42\n\x06Status\x12\x1c.ps.control.v1.StatusRequest\x1a\x1a.ps.control.v1.StatusReply\x12<\n\x04Stop\x12\x1a.ps.control.v1.StopRequest\x1a\x18.ps.control.v1.StopReplyb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ps.control.control_pb2', globals())
@@ -22,30 +22,30 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _WELCOME_SERVERSENTRY._options = None
   _WELCOME_SERVERSENTRY._serialized_options = b'8\001'
-  _ROLE._serialized_start=928
-  _ROLE._serialized_end=1007
+  _ROLE._serialized_start=958
+  _ROLE._serialized_end=1037
   _TOCONTROLLER._serialized_start=43
   _TOCONTROLLER._serialized_end=143
   _FROMCONTROLLER._serialized_start=146
   _FROMCONTROLLER._serialized_end=319
   _HELLO._serialized_start=322
-  _HELLO._serialized_end=546
-  _WELCOME._serialized_start=549
-  _WELCOME._serialized_end=704
-  _WELCOME_SERVERSENTRY._serialized_start=658
-  _WELCOME_SERVERSENTRY._serialized_end=704
-  _REFUSAL._serialized_start=706
-  _REFUSAL._serialized_end=777
-  _GOODBYE._serialized_start=779
-  _GOODBYE._serialized_end=820
-  _STATUSREQUEST._serialized_start=822
-  _STATUSREQUEST._serialized_end=837
-  _STATUSREPLY._serialized_start=839
-  _STATUSREPLY._serialized_end=866
-  _STOPREQUEST._serialized_start=868
-  _STOPREQUEST._serialized_end=913
-  _STOPREPLY._serialized_start=915
-  _STOPREPLY._serialized_end=926
-  _CONTROL._serialized_start=1010
-  _CONTROL._serialized_end=1221
+  _HELLO._serialized_end=576
+  _WELCOME._serialized_start=579
+  _WELCOME._serialized_end=734
+  _WELCOME_SERVERSENTRY._serialized_start=688
+  _WELCOME_SERVERSENTRY._serialized_end=734
+  _REFUSAL._serialized_start=736
+  _REFUSAL._serialized_end=807
+  _GOODBYE._serialized_start=809
+  _GOODBYE._serialized_end=850
+  _STATUSREQUEST._serialized_start=852
+  _STATUSREQUEST._serialized_end=867
+  _STATUSREPLY._serialized_start=869
+  _STATUSREPLY._serialized_end=896
+  _STOPREQUEST._serialized_start=898
+  _STOPREQUEST._serialized_end=943
+  _STOPREPLY._serialized_start=945
+  _STOPREPLY._serialized_end=956
+  _CONTROL._serialized_start=1040
+  _CONTROL._serialized_end=1251
 # @@protoc_insertion_point(module_scope)

@@ -31,7 +31,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., failed: bool = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ["codecs", "data_address", "host", "job", "numerics_id", "pid", "rank", "release", "role", "wire_version_max", "wire_version_min"]
+    __slots__ = ["codecs", "data_address", "host", "job", "numerics_id", "pid", "rank", "release", "role", "shard", "wire_version_max", "wire_version_min"]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Hello(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_MIN_FIELD_NUMBER: _ClassVar[int]
     codecs: _containers.RepeatedScalarFieldContainer[str]
@@ -52,9 +53,10 @@ class Hello(_message.Message):
     rank: int
     release: str
     role: Role
+    shard: int
     wire_version_max: int
     wire_version_min: int
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., job: _Optional[bytes] = ..., wire_version_min: _Optional[int] = ..., wire_version_max: _Optional[int] = ..., rank: _Optional[int] = ..., data_address: _Optional[str] = ..., numerics_id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ...) -> None: ...
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., job: _Optional[bytes] = ..., wire_version_min: _Optional[int] = ..., wire_version_max: _Optional[int] = ..., rank: _Optional[int] = ..., data_address: _Optional[str] = ..., numerics_id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ["expected", "field", "got", "remedy"]

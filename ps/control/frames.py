@@ -115,6 +115,7 @@ def _pack_hello(hello: Hello) -> pb.Hello:
         pid=hello.pid,
         codecs=hello.codecs,
         release=hello.release,
+        shard=hello.shard,
     )
 
 
@@ -136,6 +137,7 @@ def _read_hello(hello: pb.Hello) -> Hello:
         pid=hello.pid,
         codecs=tuple(hello.codecs),
         release=hello.release,
+        shard=hello.shard if hello.HasField("shard") else -1,
     )
 
 

@@ -15,6 +15,7 @@ from ps.wire import JOB_BYTES, WIRE_VERSION
 
 Role = Literal["worker", "server", "reader"]
 DATA_SCHEME = "tcp://"
+HELLO_S = 60.0  # a peer has so long to say who it is, and then for all servers to be there
 TEXT_BYTES_MAX = 1024  # of each text in a Hello: they go into errors and the status
 
 
@@ -38,6 +39,7 @@ class Hello:
     pid: int = field(default_factory=os.getpid)
     codecs: tuple[str, ...] = tuple(sorted(COMPRESSORS))
     release: str = __version__
+    shard: int = -1  # servers: the one it wants; -1: any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,15 @@ class Goodbye:
     failed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LinkEnd:
+    """How a peer's connection to the controller has ended: by its Goodbye, or (gone) without one."""
+
+    reason: str
+    failed: bool
+    gone: bool
+
+
 def check(hello: Hello, job: bytes) -> Refusal | None:
     """What of the claim does not fit the job with this id, apart from how many servers there are; None: all fits."""
     lengths = {"data_address": hello.data_address, "numerics_id": hello.numerics_id, "host": hello.host}
@@ -96,6 +107,9 @@ def _check_role(hello: Hello) -> Refusal | None:
     if hello.rank < -1 or (hello.rank >= 0 and hello.role != "worker"):
         expected = "a worker's rank, or -1" if hello.role == "worker" else f"-1 from a {hello.role}"
         return Refusal("rank", expected, str(hello.rank), "leave it out to get any free one")
+    if hello.shard < -1 or (hello.shard >= 0 and hello.role != "server"):
+        expected = "the shard that the server wants, or -1" if hello.role == "server" else f"-1 from a {hello.role}"
+        return Refusal("shard", expected, str(hello.shard), "leave it out to get any free one")
     if hello.role == "server":
         _, _, port = hello.data_address.removeprefix(DATA_SCHEME).rpartition(":")
         if not (hello.data_address.startswith(DATA_SCHEME) and port.isdecimal() and 0 < int(port[:6]) < 1 << 16):

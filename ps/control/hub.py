@@ -14,10 +14,11 @@ from ps.config import RunConfig
 from ps.control.frames import METRICS_BYTES_MAX, Body, FromController, MetricsJson, from_controller, read_to_controller
 from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
 from ps.control.lines import Line
+from ps.control.logs import Logged, Logs
 from ps.controller.build import build_controller
 from ps.controller.core import Controller, Send
 from ps.errors import FrameError
-from ps.messages import Enroll, Enrolled, Rejected, Stop
+from ps.messages import Enroll, Enrolled, Log, Rejected, Stop
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 
 LEAVE_S = 2.0  # after a failure the others have so long for their last words
@@ -29,14 +30,19 @@ class Hub:
     """Brings frames to the core and its answers to the streams.
 
     on_over: called when the job is over and every stream has ended; again after streams of who comes later still.
+    hold: at an end that is no failure servers and readers stay until `release`, so that the values can be saved.
     """
 
-    def __init__(self, config: RunConfig, job: bytes, hello_s: float, on_over: Callable[[], None]) -> None:
+    def __init__(
+        self, config: RunConfig, job: bytes, hello_s: float, on_over: Callable[[], None], hold: bool = False
+    ) -> None:
         self.config, self.job, self.hello_s, self._on_over = config, job, hello_s, on_over
         self.core: Controller = build_controller(config)
         self.outcome: tuple[str, bool] | None = None  # reason, failed; once the job is over
         self.rejected = 0  # frames that were none, or not the sender's to say
         self.refused = 0  # peers that could not join
+        self.logs = Logs()
+        self._hold = hold
         self._made = 0
         self._readers = 0
         self._lines: set[Line] = set()
@@ -112,9 +118,16 @@ class Hub:
 
     def server_lost(self, shard: int, why: str) -> None:
         """This server is gone, and the job with it."""
-        if self.outcome is None and self.core.stopped is not None:
+        if self._is_held:  # the core has ended already, but not in order after all
+            self.core.stopped = Stop(f"server {shard} was lost ({why}) before its values were let go", True)
+        elif self.outcome is None and self.core.stopped is not None:
             self._hurry()  # workers that finish their clock would wait for it
         self._decide(lambda now: self.core.server_lost(shard, why, now))
+
+    def release(self) -> None:
+        """Nobody needs the values any more: servers and readers leave at the end, or now if it has been."""
+        self._hold = False
+        self._decide(lambda now: [])
 
     def finish(self) -> None:
         """Says goodbye to all; what they say from now on is not heard."""
@@ -157,6 +170,7 @@ class Hub:
             "metrics": dict(self._metrics),
             "refused": self.refused,
             "rejected": self.rejected,
+            "dropped_logs": self.logs.dropped,
         }
 
     # ---- joining ----------------------------------------------------------------------------------------------------
@@ -165,7 +179,9 @@ class Hub:
         line.hello = hello
         if (refusal := check(hello, self.job)) is not None:
             self._refuse(line, refusal)
-        elif self.core.stopped is not None and (self.outcome is not None or self.core.stopped.failed):
+        elif self.core.stopped is not None and (
+            self.outcome is not None or self.core.stopped.failed or (self._is_held and hello.role == "worker")
+        ):
             self._end(line, Goodbye(self.core.stopped.reason, self.core.stopped.failed))
         elif hello.role == "server":
             self._greet_server(line, hello)
@@ -186,8 +202,13 @@ class Hub:
             wanted = f"{self.config.servers} servers"
             remedy = "raise `servers` in the run's config, or start no more than that"
             self._refuse(line, Refusal("servers", f"at most {wanted}", "one more", remedy))
+        elif hello.shard >= 0 and hello.shard not in free:
+            held = hello.shard in there
+            got = f"{hello.shard}, which the server at {self._addresses[hello.shard]} holds" if held else hello.shard
+            expected = f"one of 0 to {self.config.servers - 1} that no other server holds"
+            self._refuse(line, Refusal("shard", expected, str(got), "start each shard once, or leave it out: any"))
         else:
-            line.shard = free[0]
+            line.shard = hello.shard if hello.shard >= 0 else free[0]
             self._addresses[line.shard] = hello.data_address
             self._routes[server_peer(line.shard)] = line
             self._welcome(line)
@@ -243,6 +264,9 @@ class Hub:
         elif isinstance(body, Enroll):
             self._decide(lambda now: self._bind(line, body, self.core.handle(line.name, body, now)))
         else:
+            if isinstance(body, Log) and body.incarnation == self.core.members[line.rank].incarnation:
+                values = dict(zip(body.names, body.values, strict=False))
+                self.logs.put(Logged(time.monotonic(), line.rank, int(body.clock), values))
             self._decide(lambda now: self.core.handle(line.name, body, now))
 
     def _bind(self, line: Line, enroll: Enroll, sends: list[Send]) -> list[Send]:
@@ -273,13 +297,32 @@ class Hub:
             self._hurry()
         if self._timer is not None:
             self._timer.cancel()
-        wait = self.core.next_timer() - time.monotonic()
+        wait = float("inf") if self._is_held else self.core.next_timer() - time.monotonic()
         self._timer = None if wait == float("inf") else self._later(max(wait, 0.001), self._on_timer)
         if self.core.stopped is not None:
-            if not any(member.state == "running" for member in self.core.members.values()):
+            if self._is_held:
+                self._dismiss_workers()
+            elif not self._anybody_runs:
                 self.finish()
             elif self.core.stopped.failed:
                 self._hurry()
+
+    @property
+    def _anybody_runs(self) -> bool:
+        return any(member.state == "running" for member in self.core.members.values())
+
+    @property
+    def _is_held(self) -> bool:
+        """Training has ended well, and servers and readers are still to stay."""
+        stopped = self.core.stopped
+        ended = self.outcome is None and stopped is not None and not stopped.failed
+        return ended and self._hold and not self._anybody_runs
+
+    def _dismiss_workers(self) -> None:
+        assert self.core.stopped is not None
+        for line in list(self._lines):
+            if line.role == "worker" and line.state != "over":
+                self._end(line, Goodbye(self.core.stopped.reason, self.core.stopped.failed))
 
     def _on_timer(self) -> None:
         self._decide(self.core.on_timer)

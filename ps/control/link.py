@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from typing import Any
 
 from ps.control import loop as loops
@@ -19,7 +20,7 @@ from ps.control.frames import (
     read_from_controller,
     to_controller,
 )
-from ps.control.hello import Goodbye, Hello, Refusal, Welcome
+from ps.control.hello import Goodbye, Hello, LinkEnd, Refusal, Welcome
 from ps.control.lines import Outbox
 from ps.control.rpc import OPTIONS, SERVICE, aio, grpc
 from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
@@ -36,8 +37,8 @@ _UP_LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.Status
 class ControlLink:
     """Dials the controller, again until it is there, and returns once it has said Welcome.
 
-    on_message: each control message, encoded. on_end: once, with the reason and whether it is a failure, when the
-    controller says goodbye or is gone; not after `close`. Both are called in the link's thread, from Welcome on, maybe
+    on_message: each control message, encoded. on_end: once, when the controller says goodbye or is gone; not after
+    `close`. Both are called in the link's thread, from Welcome on, maybe
     before the constructor has returned: they only hand over.
     timeout_s: seconds until Welcome; servers must have come by then.
 
@@ -50,7 +51,7 @@ class ControlLink:
         address: str,
         hello: Hello,
         on_message: Callable[[bytes], None],
-        on_end: Callable[[str, bool], None],
+        on_end: Callable[[LinkEnd], None],
         timeout_s: float = 60.0,
     ) -> None:
         self.address, self.hello = address, hello
@@ -206,7 +207,7 @@ class ControlLink:
             await asyncio.gather(reading, writing, closing, return_exceptions=True)
 
     async def _read(self, call: Any) -> None:
-        reason, failed = f"the controller at {self.address} is gone", True
+        end = LinkEnd(f"the controller at {self.address} is gone", failed=True, gone=True)
         try:
             while (raw := await call.read()) is not aio.EOF:
                 try:
@@ -217,17 +218,18 @@ class ControlLink:
                 if isinstance(frame, Body):
                     self._on_message(frame.encoded)
                 elif isinstance(frame, Goodbye):
-                    reason, failed = frame.reason, frame.failed
+                    end = LinkEnd(frame.reason, frame.failed, gone=False)
                     break
         except aio.AioRpcError as error:
-            reason += f" ({error.code().name})"
+            end = replace(end, reason=f"{end.reason} ({error.code().name})")
         except Exception as error:  # of on_message: the owner would wait for messages that never come
-            reason = f"the owner of the control link failed: {type(error).__name__}: {error}"
+            why = f"the owner of the control link failed: {type(error).__name__}: {error}"
+            end = LinkEnd(why, failed=True, gone=True)
         with self._lock:
             if self._left:
                 return
-            self._ended = reason
-        self._on_end(reason, failed)
+            self._ended = end.reason
+        self._on_end(end)
 
     async def _write(self, call: Any) -> None:
         try:

@@ -14,8 +14,10 @@ from google.protobuf.message import DecodeError
 from ps.config import RunConfig
 from ps.control import control_pb2 as pb
 from ps.control import loop as loops
+from ps.control.hello import HELLO_S
 from ps.control.hub import FLUSH_S, Hub
 from ps.control.lines import Line
+from ps.control.logs import Logged
 from ps.control.rpc import OPTIONS, SERVICE, aio, grpc
 from ps.errors import ConfigError
 from ps.messages import TEXT_MAX
@@ -30,7 +32,8 @@ class ControlServer:
     """One run's controller, reachable by its servers, workers, readers and commands. Thread-safe.
 
     host: where it listens; port 0: any free one. job: the run's 16-byte id, else a new one. hello_s: a peer has so
-    long to say who it is, and then for all servers to be there.
+    long to say who it is, and then for all servers to be there. hold: at an end that is no failure servers and readers
+    stay until `release`, so that the values can be saved; workers leave as always.
     """
 
     def __init__(
@@ -40,7 +43,8 @@ class ControlServer:
         host: str = "127.0.0.1",
         port: int = 0,
         job: bytes | None = None,
-        hello_s: float = 60.0,
+        hello_s: float = HELLO_S,
+        hold: bool = False,
     ) -> None:
         self.job = secrets.token_bytes(JOB_BYTES) if job is None else job
         if len(self.job) != JOB_BYTES:
@@ -48,7 +52,7 @@ class ControlServer:
         self._host, self._port = f"[{host}]" if ":" in host else host, port
         self._address = ""
         self._over = threading.Event()
-        self._hub = Hub(config, self.job, hello_s, self._over.set)
+        self._hub = Hub(config, self.job, hello_s, self._over.set, hold)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: aio.Server | None = None
         self._lock = threading.Lock()  # start and close
@@ -84,12 +88,21 @@ class ControlServer:
         workers: rank, state, clock, logged, silent_s (-1: never heard). servers: shard, address, state (expected,
         running, lost, done). stopped: why, or None. failed. skipped_examples: data epoch -> examples. metrics: peer ->
         what it sent last. refused: peers that could not join. rejected: frames that did not hold.
+        dropped_logs: `client.log` calls that nobody took in time.
         """
         return self._in_loop(self._hub.status)
 
     def stop(self, reason: str, failed: bool = False) -> None:
         """Ends the job: workers finish their clock, then everybody is told goodbye. The second does nothing."""
         self._in_loop(lambda: self._hub.stop(reason, failed))
+
+    def release(self) -> None:
+        """Nobody needs the values any more: see `hold`. Before the end: it will then not be held."""
+        self._in_loop(self._hub.release)
+
+    def take_logs(self) -> list[Logged]:
+        """Everything that workers have logged since the last call, in the order in which it came."""
+        return self._in_loop(self._hub.logs.take)
 
     def worker_lost(self, rank: int, why: str) -> None:
         """This worker's process is known to be gone. Nothing happens when it has finished."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from ps.control.logs import Logged
 from ps.errors import ConfigError
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -141,12 +142,10 @@ def progress(status: Mapping[str, Any], seconds: float) -> Progress:
     return Progress(seconds, [int(worker["clock"]) for worker in live], epochs)
 
 
-def changes(status: Mapping[str, Any], seconds: float, seen: dict[tuple[int, str], float]) -> list[Report]:
-    """The logged values that differ from those in `seen`, which is brought up to date."""
-    found = []
-    for worker in status["workers"]:
-        for name, value in worker["logged"].items():
-            if seen.get((worker["rank"], name)) != value:
-                seen[worker["rank"], name] = value
-                found.append(Report(seconds, worker["rank"], worker["clock"], name, value))
-    return found
+def reports(logs: Iterable[Logged], began: float) -> list[Report]:
+    """Each logged value by itself. began: time.monotonic() at the start of the run."""
+    return [
+        Report(logged.at - began, logged.rank, logged.clock, name, value)
+        for logged in logs
+        for name, value in logged.values.items()
+    ]

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ps.config import RunConfig
 from ps.errors import ConfigError, Error
-from ps.launch.ends import End, Failure, Outcome, blamed, ended, failed, judge
+from ps.launch.ends import End, Failure, blamed, ended, failed, judge
 from ps.launch.journal import Journal
 from ps.launch.options import (
     RunOptions,
@@ -21,24 +21,23 @@ from ps.launch.options import (
     server_environment,
     worker_environment,
 )
-from ps.launch.rules import EPOCH, Rule, StopAfter, changes, progress
+from ps.launch.rules import Rule
 from ps.launch.supervisor import Exit, Supervisor
 from ps.launch.view import View, open_view
+from ps.launch.watch import Watch, Watched
 
-TICK_S = 0.2  # between looks at the controller: metrics, rules, view
+TICK_S = 0.2  # between looks at the controller
 SETTLE_S = 2.0  # from a worker's exit until its last message must have arrived
 SERVER = (sys.executable, "-P", "-m", "ps.launch.server")  # -P: nothing of the user's folder shadows a module
-EPOCH_HINT_CLOCKS = 10  # without a logged epoch so far, --stop-after 10epochs is told to be waiting for one
 
 
-class Control(Protocol):
+class Control(Watched, Protocol):
     """What the launcher needs of `ps.control.service.ControlServer`."""
 
     @property
     def job(self) -> bytes: ...
     def start(self) -> str: ...
-    def status(self) -> dict[str, Any]: ...
-    def stop(self, reason: str, failed: bool = False) -> None: ...
+    def release(self) -> None: ...
     def worker_lost(self, rank: int, why: str) -> None: ...
     def server_lost(self, shard: int, why: str) -> None: ...
     def close(self) -> None: ...
@@ -50,13 +49,12 @@ class Run:
 
     options: RunOptions
     config: RunConfig
-    rules: list[Rule]
     control: Control
     view: View
     supervisor: Supervisor
     journal: Journal
+    watch: Watch
     server: Sequence[str]
-    began: float = field(default_factory=time.monotonic)
     failure: Failure | None = None
     loss: Failure | None = None  # of a worker that the others went on without
     env: dict[str, str] = field(default_factory=dict)
@@ -64,16 +62,9 @@ class Run:
     unclear: dict[int, float] = field(default_factory=dict)  # rank of an ended worker -> when to judge at the latest
     restarts: dict[int, int] = field(default_factory=dict)
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
-    seen: dict[tuple[int, str], float] = field(default_factory=dict)
-    status: dict[str, Any] = field(default_factory=dict)
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     blamed_at: float = 0.0  # the job has failed: so long the one to blame may take to end
     told_late: bool = False
-    epoch_hint: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
 
     @property
     def workers_left(self) -> bool:
@@ -89,11 +80,6 @@ class Run:
             self.failure = self.failure or Failure(f"{type(error).__name__}: {error}")
         self.end_all()
         return self.report()
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """Why the job has ended, as of the last look: before the controller has said goodbye to everybody."""
-        return (self.status["stopped"], self.status["failed"]) if self.status.get("stopped") is not None else None
 
     def start(self) -> None:
         """Servers first: a worker's first message finds them."""
@@ -127,7 +113,7 @@ class Run:
 
     def is_settled(self) -> bool:
         """The controller knows, too, that all workers are through."""
-        return self.outcome is not None
+        return self.watch.outcome is not None
 
     # ---- what happens -----------------------------------------------------------------------------------------------
 
@@ -140,51 +126,30 @@ class Run:
             return
         self.others[exit.name] = exit
         if kind == "server" and not exit.asked and self.failure is None:
-            self.status = self.control.status()
-            if exit.code != 0 or self.outcome is None:  # else the controller has told it that all is over
+            outcome = self.watch.look()
+            if exit.code != 0 or outcome is None:  # else the controller has told it that all is over
                 self.control.server_lost(int(number), exit.words)
-                self.status = self.control.status()
-                reason = self.outcome[0] if self.outcome is not None and self.outcome[1] else ""  # it names slices
+                outcome = self.watch.look()
+                reason = outcome[0] if outcome is not None and outcome[1] else ""  # it names slices
                 self.failure = Failure(reason or f"server {number} was lost ({exit.words})", exit)
         elif kind == "evaluator" and failed(exit):
             self.view.note(f"the evaluator has failed ({exit.words}); the run goes on without it")
 
     def look(self) -> None:
-        """Follows the controller: metrics, stop rules, the end of the job; judges the workers that have ended."""
-        status = self.status = self.control.status()
-        now, seconds = time.monotonic(), self.seconds
-        reports = changes(status, seconds, self.seen)
-        self.journal.logged(reports)
-        here, share = progress(status, seconds), None
-        for rule in self.rules:
-            reason = rule.reason(here, reports)
-            if isinstance(rule, StopAfter):
-                share = rule.share(here)
-                self.hint_at_epochs(rule, min(here.clocks, default=0))
-            if reason is not None and self.outcome is None:
-                self.view.note(reason)
-                self.control.stop(reason)
-                self.status = self.control.status()
-        self.view.update(status, seconds, share)
+        """Follows the controller, and judges the workers that have ended."""
+        outcome, now = self.watch.look(), time.monotonic()
         for rank in list(self.unclear):
             self.judge(rank, now)
-        if self.outcome is not None and self.outcome[1]:
-            self.on_failed(self.outcome[0], now)
-        elif self.outcome is not None:
+        if outcome is not None and outcome[1]:
+            self.on_failed(outcome[0], now)
+        elif outcome is not None:
             self.on_stopped(now)
-
-    def hint_at_epochs(self, rule: StopAfter, clocks: int) -> None:
-        """Nobody can know at the start whether a script logs it."""
-        if rule.unit == "epochs" and clocks >= EPOCH_HINT_CLOCKS and not self.epoch_hint:
-            self.epoch_hint = True
-            if not any(name == EPOCH for _, name in self.seen):
-                self.view.note("--stop-after counts what scripts log as client.log(epoch=finished); none has so far")
 
     def judge(self, rank: int, now: float) -> None:
         """Finishes, restarts or gives up a worker whose process has ended."""
         exit = self.exits[rank]
-        state = next(worker["state"] for worker in self.status["workers"] if worker["rank"] == rank)
-        end, why = judge(exit, state, self.outcome, now >= self.unclear[rank])
+        state = next(worker["state"] for worker in self.watch.workers if worker["rank"] == rank)
+        end, why = judge(exit, state, self.watch.outcome, now >= self.unclear[rank])
         if end is End.UNCLEAR or self.failure is not None:
             return
         del self.unclear[rank]
@@ -210,7 +175,7 @@ class Run:
         self.blamed_at = self.blamed_at or now + self.options.grace_s
         if f"worker {rank}" not in self.supervisor.running or now >= self.blamed_at:
             exit = None if rank is None else self.exits.get(rank)
-            lost = [worker["rank"] for worker in self.status["workers"] if worker["state"] == "lost"]
+            lost = [worker["rank"] for worker in self.watch.workers if worker["state"] == "lost"]
             first = self.loss.exit if self.loss is not None and rank in lost else exit
             self.failure = self.failure or Failure(reason, first)
 
@@ -218,7 +183,7 @@ class Run:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""
         if self.overdue_at == float("inf"):
             self.overdue_at = now + self.config.timeout_s
-        states = {f"worker {worker['rank']}": worker["state"] for worker in self.status["workers"]}
+        states = {f"worker {worker['rank']}": worker["state"] for worker in self.watch.workers}
         running = {name for name in self.supervisor.running if states.get(name, "done") != "done"}
         self.supervisor.kill({name for name in running if states[name] == "lost"})  # it hangs, or nobody hears it
         if running and now >= self.overdue_at and not self.told_late:
@@ -232,17 +197,23 @@ class Run:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def end_well(self) -> None:
-        """Saves the values, lets the evaluator finish, then ends the servers."""
+        """Saves the values and lets the evaluator have its last look; then the servers may end."""
         if self.options.save is not None:
             self.supervisor.start("save", [sys.executable, "-P", "-m", "ps.launch.save", self.options.save], self.env)
             if not self.pump(lambda: "save" in self.others):
                 return
             if self.others["save"].code:
                 self.failure = Failure("the values could not be saved", self.others["save"])
-        self.supervisor.terminate(["evaluator"])
-        if self.pump(lambda: "evaluator" not in self.supervisor.running):
-            # The controller has told the servers that all is over; who has not heard it is told by a signal.
-            self.pump(lambda: not self.supervisor.running, self.options.grace_s)
+        if not self.pump(lambda: "evaluator" not in self.supervisor.running, self.config.timeout_s):
+            if self.failure is not None or self.supervisor.signals:
+                return
+            self.view.note(f"the evaluator has not ended {self.config.timeout_s:g} s after the job, so it is made to")
+            self.supervisor.terminate(["evaluator"])
+            if not self.pump(lambda: "evaluator" not in self.supervisor.running):
+                return
+        self.control.release()
+        # The controller tells the servers that all is over; who does not hear it is told by a signal.
+        self.pump(lambda: not self.supervisor.running, self.options.grace_s)
 
     def end_all(self) -> None:
         """SIGTERM to everybody, SIGKILL after the grace time or at a second Ctrl-C."""
@@ -251,6 +222,7 @@ class Run:
             self.control.stop(self.failure.why if self.failure else "interrupted", failed=True)
         if signals and self.supervisor.running:
             self.view.note("interrupted; ending everything (once more: at once)")
+        self.control.release()
         self.supervisor.terminate()
         if signals > 1:
             self.supervisor.kill()
@@ -272,14 +244,14 @@ class Run:
         bad = next((exit for name, exit in self.others.items() if name.startswith("server") and not ended(exit)), None)
         if failure is None and bad is not None:
             failure = Failure(f"{bad.name} did not end in order", bad)
-        self.status = self.control.status()
-        reason = self.outcome[0] if self.outcome is not None else "the workers have ended"
+        outcome = self.watch.look()
+        reason = outcome[0] if outcome is not None else "the workers have ended"
         code = 0 if failure is None else failure.code
         if self.supervisor.signals:
             failure, code, reason = None, 128 + self.supervisor.signals[0], "interrupted"
-        seconds = self.seconds
+        seconds = self.watch.seconds
         cpu = {} if evaluator is None else {"evaluator_cpu_s": round(evaluator.cpu_s, 3)}
-        clocks = [worker["clock"] for worker in self.status["workers"]]
+        clocks = [worker["clock"] for worker in self.watch.workers]
         restarts = {str(rank): count for rank, count in self.restarts.items()}
         why = reason if failure is None else failure.why
         self.journal.end(reason=why, exit_code=code, seconds=round(seconds, 3), clocks=clocks, restarts=restarts, **cpu)
@@ -329,7 +301,7 @@ def run_cluster(
 def _control_server(config: RunConfig) -> Control:
     from ps.control.service import ControlServer  # late: it brings grpc
 
-    return ControlServer(config)
+    return ControlServer(config, hold=True)
 
 
 def _run(
@@ -347,7 +319,8 @@ def _run(
     journal = Journal(None if log_dir is None else log_dir / "run.jsonl", view.note)
     journal.start(config.model_dump(mode="json"), options.script, options.args)
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
-        return Run(options, config, rules, control, view, supervisor, journal, server).execute()
+        watch = Watch(control, rules, view, journal)
+        return Run(options, config, control, view, supervisor, journal, watch, server).execute()
 
 
 def _make_log_dir(parent: str, job: bytes, view: View) -> Path | None:

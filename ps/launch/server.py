@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 
-from ps.control.hello import Hello
+from ps.config import RunConfig
+from ps.control.hello import Hello, LinkEnd
 from ps.errors import Error
 from ps.metrics import Metrics
-from ps.processes import ClusterPort, named
+from ps.processes import ClusterPort, named, number
 from ps.server.build import build_shard
 from ps.server.runtime import Server
 from ps.transport.base import Unreachable
@@ -37,44 +39,56 @@ def main() -> int:
     return 0
 
 
-def serve(listen: str, advertise: str = "") -> None:
-    """Joins as a server and serves until the controller says goodbye; without a controller, until all have left.
+def serve(listen: str, advertise: str = "") -> LinkEnd | None:
+    """Joins as a server, for shard PS_SHARD if that is set, and serves until the controller says goodbye.
 
+    When the controller is gone: until all workers have left, or none has said a word for the run's timeout_s.
+    Returns: how the connection to the controller has ended.
     Raises: ConfigError when the place is taken or the controller refuses; DeadlineError when there is none.
     """
     port = ClusterPort(PeerId("server"))
     place = port.transport.listen(f"tcp://{listen}")
     if advertise:
         place = f"tcp://{advertise}:{place.rpartition(':')[2]}"
-    welcome = port.join(*named(Hello("server", data_address=place)))
+    try:
+        hello = Hello("server", data_address=place, shard=number("PS_SHARD", -1))
+        welcome = port.join(*named(hello))
+    except BaseException:
+        port.transport.close()
+        raise
     config = welcome.config
     shard = build_shard(config, welcome.shard)
     server = Server(shard, welcome.job, port.send_nowait, Metrics(), clip_value=config.clip_value)
     try:
-        _work(port, server)
+        _work(port, server, config)
     finally:
         port.close()
+    return port.end
 
 
-def _work(port: ClusterPort, server: Server) -> None:
-    told_at = 0.0
-    while not (port.over.is_set() and (not port.failed or not server.shard.ledger.live_W.any())):
+def _work(port: ClusterPort, server: Server, config: RunConfig) -> None:
+    told_at, heard_at = 0.0, time.monotonic()
+    while not _is_over(port.end, server, time.monotonic() - heard_at > config.timeout_s):
         item = port.transport.recv(RETRY_S if server.has_unsent else IDLE_S)
         now = time.monotonic()
         if item is None:
             server.retry_unsent()
         else:
+            heard_at = now
             server.receive(*item, now)
         if now - told_at > METRICS_S:
             told_at = now
             _tell(port, server)
 
 
+def _is_over(end: LinkEnd | None, server: Server, silent: bool) -> bool:
+    """Without a controller nobody says when all is over; a server must not be left behind for ever."""
+    return end is not None and (not end.gone or silent or not server.shard.ledger.live_W.any())
+
+
 def _tell(port: ClusterPort, server: Server) -> None:
-    try:
+    with suppress(Unreachable):
         port.link.metrics(json.dumps(server.metrics.snapshot().to_dict()))
-    except Unreachable:
-        pass
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ LOOK_S = 0.1  # connections are looked after so often
 FLUSH_S = 1.0  # closing waits so long for what is not yet sent
 HEARTBEAT_S, SILENT_S = 10, 30  # a link that is cut for less comes back by itself
 STRANGER = "stranger:"
+POLLIN, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)  # enums take a microsecond each
 
 
 @dataclass(eq=False)
@@ -81,6 +82,7 @@ class ZmqTransport:
         self._router: zmq.Socket[bytes] | None = None
         self._ways: dict[PeerId, Way] = {}
         self._sockets: list[zmq.Socket[bytes]] = []  # to receive from, the one that is next first
+        self._at: dict[zmq.Socket[bytes], PeerId] = {}  # dialled sockets: who is there
         self._lock = threading.Lock()  # sockets are for one thread at a time
         self._landed = threading.Lock()  # guards the counts of what is under way; nothing else is done under it
         self._flights: set[Flight] = set()
@@ -170,13 +172,13 @@ class ZmqTransport:
         frames: list[Any] = [*way.prefix, header, *views]
         last = len(frames) - 1
         try:
-            way.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if last else 0))
+            way.socket.send(frames[0], NOBLOCK | SNDMORE if last else NOBLOCK)
         except zmq.Again:
             raise OutboxFull(f"{way.to}: expected room in its outbox, got none; retry once it has read some") from None
         except zmq.ZMQError as error:
             raise Unreachable(f"{way.to}: expected a peer that is connected, got none ({error})") from None
         for place in range(1, last + 1):
-            frame, flags = frames[place], zmq.SNDMORE if place < last else 0
+            frame, flags = frames[place], SNDMORE if place < last else 0
             if type(frame) is bytes or frame.nbytes < ZERO_COPY_BYTES:
                 way.socket.send(frame, flags)
             else:
@@ -230,10 +232,12 @@ class ZmqTransport:
             socket.close(0)
             raise Unreachable(f"{to}: expected an address like tcp://host:port, got {endpoint!r} ({error})") from None
         self._receive_from(socket)
+        self._at[socket] = to
         return Way(to, socket, (), endpoint, monitor, down_since=time.monotonic())
 
     def _drop(self, way: Way) -> None:
         self._sockets.remove(way.socket)
+        del self._at[way.socket]
         self._poll.unregister(_option(way.socket, zmq.FD))
         _end_monitor(way.socket, way.monitor)
         way.socket.close(0)
@@ -300,13 +304,13 @@ class ZmqTransport:
 
     def _take(self, socket: zmq.Socket[bytes]) -> tuple[PeerId, Message | None] | None:
         """One message of a socket; None when there is none, no message in it when it makes no sense."""
-        if not _option(socket, zmq.EVENTS) & zmq.POLLIN:
+        if not _option(socket, zmq.EVENTS) & POLLIN:
             return None
-        frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        frames = socket.recv_multipart(NOBLOCK, copy=False)
         if socket is self._router:
             sender, frames = self._sender(frames[0].bytes), frames[1:]
         else:
-            sender = next(to for to, way in self._ways.items() if way.socket is socket)
+            sender = self._at[socket]
         if not frames:
             return sender, None
         return sender, Message(frames[0].bytes, [_buffer(frame) for frame in frames[1:]])
@@ -332,7 +336,7 @@ class ZmqTransport:
         self._poll.register(_option(socket, zmq.FD), select.POLLIN)
 
     def _readable(self) -> bool:
-        return any(_option(socket, zmq.EVENTS) & zmq.POLLIN for socket in self._sockets)
+        return any(_option(socket, zmq.EVENTS) & POLLIN for socket in self._sockets)
 
     def _ring(self) -> None:
         os.eventfd_write(self._bell, 1)

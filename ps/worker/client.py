@@ -14,7 +14,7 @@ import numpy as np
 from ps import kernels
 from ps.compression import compressor
 from ps.errors import ConfigError, Error, StoppedError
-from ps.keyspace import Options
+from ps.keyspace import Options, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
@@ -329,8 +329,10 @@ class Client:
                 )
             if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
                 raise ConfigError(f"push of {name!r}: expected an array of real numbers, got dtype {array.dtype}")
-            with np.errstate(over="ignore"):  # what overflows is found as Inf
-                arrays[name] = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
+            if array.dtype != parameter.master or not array.flags.c_contiguous:
+                with np.errstate(over="ignore"):  # what overflows is found as Inf
+                    array = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
+            arrays[name] = array
         for slice_id in ids:
             members = [keyspace.parameters[piece.parameter].name for piece in keyspace.slices[slice_id].pieces]
             absent = [name for name in members if name not in arrays]
@@ -343,20 +345,23 @@ class Client:
 
     def _bad(self, arrays: Mapping[str, Array]) -> str:
         """Names of gradients with NaN or Inf, for which the push is dropped: counted and warned about here."""
-        bad = ", ".join(name for name, array in arrays.items() if not _finite(array))
-        if bad:
+        with np.errstate(all="ignore"):  # a finite sum proves it; one that is not may only have overflowed
+            suspects = [name for name, array in arrays.items() if not math.isfinite(np.add.reduce(array, axis=None))]
+        if bad := ", ".join(name for name in suspects if not _finite(arrays[name])):
             self.metrics.count("nonfinite_pushes")
             log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, bad)
         return bad
 
     def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
+        names = set(wanted)
         for name, array in _mapping("pull: out", {} if out is None else out).items():
-            if name not in wanted:
+            if name not in names:
                 raise ConfigError(f"pull: out: expected names among the pulled ones, got {name!r}")
             if not isinstance(array, np.ndarray):
                 raise ConfigError(f"pull: out[{name!r}]: expected a numpy array, got {type(array).__name__}")
             parameter = self._worker.keyspace.parameters[self._worker.keyspace.index_of[name]]
-            if tuple(array.shape) != parameter.shape or array.dtype.name != parameter.dtype:
+            fits = array.dtype == numpy_dtype(parameter.dtype) or array.dtype.name == parameter.dtype  # a name takes long
+            if array.shape != parameter.shape or not fits:
                 got = f"{tuple(array.shape)} {array.dtype.name}"
                 raise ConfigError(f"pull: out[{name!r}]: expected shape {parameter.shape} {parameter.dtype}, got {got}")
             if not (array.flags.c_contiguous and array.flags.writeable):

@@ -253,7 +253,7 @@ class Worker:
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(names), np.int64)
         travelling = session.travelling(ids)
-        at_hand = np.setdiff1d(ids, travelling, assume_unique=True)
+        at_hand = np.setdiff1d(ids, travelling, assume_unique=True) if len(travelling) < len(ids) else ids[:0]
         if len(travelling):
             started = self.port.now()
             entry, actions = session.pull(travelling, started)

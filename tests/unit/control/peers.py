@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ps import wire
 from ps.config import RunConfig
-from ps.control.hello import Hello, Role
+from ps.control.hello import Hello, LinkEnd, Role
 from ps.control.link import ControlLink
 from ps.control.service import ControlServer
 from ps.messages import Enroll, Enrolled, Place, Placed, Spec
@@ -29,15 +29,15 @@ class Peer:
     def __init__(self, address: str, job: bytes, hello: Hello, timeout_s: float = WAIT_S) -> None:
         self.job = job
         self.inbox: queue.Queue[Any] = queue.Queue()
-        self.ends: queue.Queue[tuple[str, bool]] = queue.Queue()
+        self.ends: queue.Queue[LinkEnd] = queue.Queue()
         self.incarnation = 0
         self.link = ControlLink(address, hello, self._take, self._end, timeout_s)
 
     def _take(self, encoded: bytes) -> None:
         self.inbox.put(wire.decode(encoded, self.job))
 
-    def _end(self, reason: str, failed: bool) -> None:
-        self.ends.put((reason, failed))
+    def _end(self, end: LinkEnd) -> None:
+        self.ends.put(end)
 
     def say(self, body: Any) -> None:
         self.link.send(wire.encode(body, self.job))
@@ -50,7 +50,8 @@ class Peer:
 
     def end(self) -> tuple[str, bool]:
         """Reason and failed of the end that comes."""
-        return self.ends.get(timeout=WAIT_S)
+        end = self.ends.get(timeout=WAIT_S)
+        return end.reason, end.failed
 
     def enroll(self, rank: int = -1, nonce: int = 1) -> Enrolled:
         self.say(Enroll(WorkerId(rank), False, nonce))
@@ -62,9 +63,9 @@ class Peer:
 class Cluster:
     """A controller that listens; closes itself and its peers."""
 
-    def __init__(self, servers: int = 1, workers: int = 1, hello_s: float = WAIT_S, **options: Any) -> None:
+    def __init__(self, servers: int = 1, workers: int = 1, hello_s: float = WAIT_S, hold: bool = False, **options: Any) -> None:
         config = RunConfig(servers=servers, workers=workers, **options)
-        self.server = ControlServer(config, hello_s=hello_s)
+        self.server = ControlServer(config, hello_s=hello_s, hold=hold)
         self.peers: list[Peer] = []
         self.server.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from ps import wire
 from ps.config import RunConfig
 from ps.control import link as links
-from ps.control.hello import Hello
+from ps.control.hello import Hello, LinkEnd
 from ps.control.link import ControlLink
 from ps.control.service import ControlServer
 from ps.errors import ConfigError, DeadlineError, OutboxFull, StoppedError
@@ -111,8 +112,8 @@ sys.stdin.read()
         address = process.stdout.readline().strip()
         peer = Peer(address, JOB, Hello("server", data_address="tcp://127.0.0.1:1"))
         process.kill()
-        reason, failed = peer.end()
-    assert failed and f"the controller at {address} is gone" in reason
+        end = peer.ends.get(timeout=WAIT_S)
+    assert end.failed and end.gone and f"the controller at {address} is gone" in end.reason
     with pytest.raises(Unreachable, match="is gone"):
         peer.say(Progress(WorkerId(0), 1, Clock(1)))
     peer.link.close()
@@ -136,7 +137,7 @@ def test_forked_children_end_and_the_link_lives_on() -> None:
     script = """
 import multiprocessing, queue
 from ps.config import RunConfig
-from ps.control.hello import Hello
+from ps.control.hello import Hello, LinkEnd
 from ps.control.link import ControlLink
 from ps.control.service import ControlServer
 from ps.errors import ConfigError
@@ -150,14 +151,14 @@ def use(link):
 ends = queue.Queue()
 with_fork = multiprocessing.get_context("fork")
 server = ControlServer(RunConfig())
-link = ControlLink(server.start(), Hello("server", data_address="tcp://h:1"), print, lambda *end: ends.put(end))
+link = ControlLink(server.start(), Hello("server", data_address="tcp://h:1"), print, ends.put)
 for _ in range(10):
     child = with_fork.Process(target=use, args=(link,))
     child.start()
     child.join(20)
     assert child.exitcode == 7, child.exitcode
 server.stop("enough")
-assert ends.get(timeout=20) == ("enough", False)
+assert ends.get(timeout=20) == LinkEnd("enough", False, False)
 link.close()
 server.close()
 """
@@ -187,20 +188,15 @@ def test_send_does_not_wait_for_a_stream_that_takes_nothing(monkeypatch: pytest.
 
 
 def test_an_owner_that_fails_is_told_as_an_end() -> None:
-    ends: list[tuple[str, bool]] = []
-    ended = threading.Event()
-
-    def end(reason: str, failed: bool) -> None:
-        ends.append((reason, failed))
-        ended.set()
+    ends: queue.Queue[LinkEnd] = queue.Queue()
 
     def fail(_: bytes) -> None:
         raise ZeroDivisionError
 
     with Cluster() as cluster:
         cluster.servers()
-        link = ControlLink(cluster.server.address, Hello("worker"), fail, end)
+        link = ControlLink(cluster.server.address, Hello("worker"), fail, ends.put)
         link.send(wire.encode(Progress(WorkerId(0), 1, Clock(1)), cluster.server.job))
-        assert ended.wait(WAIT_S)
-        assert ends[0][1] and "ZeroDivisionError" in ends[0][0]
+        end = ends.get(timeout=WAIT_S)
+        assert end.failed and end.gone and "ZeroDivisionError" in end.reason
         link.close()

@@ -1,18 +1,20 @@
 """A stand-in for `ps.control.service.ControlServer`, and the scripts of its workers and servers.
 
-Workers say `RANK clock 5`, `RANK log loss 0.5`, `RANK done`, `RANK failed TEXT`, each a line on a connection of its
-own that is answered once it counts: no test waits by time.
-"""
+Servers ask as rank -1. Workers say `RANK clock 5`, `RANK log loss 0.5`, `RANK done`, `RANK failed TEXT`, each a line on
+a connection of its own that is answered once it counts: no test waits by time.
+
 
 from __future__ import annotations
 
 import socketserver
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from ps.config import RunConfig
+from ps.control.logs import Logged
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -37,7 +39,7 @@ host, port = os.environ["PS_CONTROLLER"].split(":")
 print("shard", os.environ["PS_SHARD"], flush=True)
 while True:
     with socket.create_connection((host, int(port)), timeout=20) as link:
-        link.sendall(b"0 stopped?\\n")
+        link.sendall(b"-1 stopped?\\n")
         if link.makefile().readline().strip() == "yes":
             break
     time.sleep(0.02)
@@ -52,6 +54,8 @@ class FakeControl:
         self.config, self.job = config, bytes(range(16))
         self.outcome: tuple[str, bool] | None = None
         self.calls: list[str] = []
+        self.logs: list[Logged] = []
+        self.released = False
         self.workers: list[dict[str, Any]] = [
             {"rank": rank, "state": "expected", "clock": 0, "logged": {}} for rank in range(config.workers)
         ]
@@ -72,9 +76,10 @@ class FakeControl:
     def hear(self, words: list[str]) -> str:
         rank, what, rest = int(words[0]), words[1].strip(), words[2].strip() if len(words) > 2 else ""
         with self._lock:
-            worker = self.workers[rank]
+            worker = self.workers[max(rank, 0)]
             if what == "stopped?":
-                return "yes" if self.outcome is not None else "no"
+                failed = self.outcome is not None and self.outcome[1]
+                return "yes" if self.outcome is not None and (failed or self.released or rank >= 0) else "no"
             if what == "states?":
                 return " ".join(str(one["state"]) for one in self.workers)
             worker["state"] = "done" if what in ("done", "failed") else "running"
@@ -82,7 +87,7 @@ class FakeControl:
                 worker["clock"] = int(rest)
             elif what == "log":
                 name, value = rest.split()
-                worker["logged"][name] = float(value)
+                self.logs.append(Logged(time.monotonic(), rank, worker["clock"], {name: float(value)}))
             elif what == "failed":
                 self._stop(f"worker {rank} failed at clock {worker['clock']}:\n{rest}", True)
             over = ("done",) if self.config.on_worker_loss == "wait" else ("done", "lost")
@@ -101,6 +106,16 @@ class FakeControl:
         with self._lock:
             self.calls.append(f"stop {reason} {failed}")
             self._stop(reason, failed)
+
+    def release(self) -> None:
+        with self._lock:
+            self.calls.append("release")
+            self.released = True
+
+    def take_logs(self) -> list[Logged]:
+        with self._lock:
+            logs, self.logs = self.logs, []
+        return logs
 
     def worker_lost(self, rank: int, why: str) -> None:
         with self._lock:

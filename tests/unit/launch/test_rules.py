@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ps.control.logs import Logged
 from ps.errors import ConfigError
-from ps.launch.rules import Progress, Report, Rule, changes, patience, progress, stop_after, stop_when
+from ps.launch.rules import Progress, Report, Rule, patience, progress, reports, stop_after, stop_when
 
 
 def worker(rank: int, clock: int, state: str = "running", **logged: float) -> dict[str, Any]:
@@ -78,10 +79,10 @@ def test_progress_counts_who_takes_part() -> None:
     assert progress({"workers": workers}, 7.0) == Progress(7.0, [5, 3], [2, 0])
 
 
-def test_changes_are_told_once() -> None:
-    seen: dict[tuple[int, str], float] = {}
-    status = {"workers": [worker(0, 5, loss=0.5, acc=0.1), worker(1, 6, loss=0.5)]}
-    assert len(changes(status, 1.0, seen)) == 3
-    assert changes(status, 2.0, seen) == []
-    status["workers"][1]["logged"]["loss"] = 0.4
-    assert changes(status, 3.0, seen) == [Report(3.0, 1, 6, "loss", 0.4)]
+def test_every_logged_value_is_a_report_equal_ones_too() -> None:
+    logs = [Logged(101.0, 1, 5, {"loss": 0.5, "acc": 0.1}), Logged(103.0, 1, 6, {"loss": 0.5})]
+    assert reports(logs, began=100.0) == [
+        Report(1.0, 1, 5, "loss", 0.5),
+        Report(1.0, 1, 5, "acc", 0.1),
+        Report(3.0, 1, 6, "loss", 0.5),
+    ]

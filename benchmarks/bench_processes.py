@@ -1,0 +1,198 @@
+"""Push and pull between real processes over loopback, beside echoes of the same bytes by bare pyzmq and bare TCP.
+
+One server process, and this process as its one worker. GB/s counts both directions.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import zmq
+
+from benchmarks.harness import Bench, checksum
+from ps.config import RunConfig
+from ps.control.service import ControlServer
+from ps.processes import join_worker, keep_freed_memory
+from ps.types import Array
+from ps.worker.client import Client
+
+SLICE_BYTES = 4 << 20
+IN_FLIGHT = 4  # echoed messages under way: more leave the cache and are slower
+HEADER = bytes(60)
+ZMQ_ECHO = """
+import sys, zmq
+from ps.processes import keep_freed_memory
+keep_freed_memory()
+socket = zmq.Context().socket(zmq.ROUTER)
+print(socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+while len(frames := socket.recv_multipart(copy=False)) > 2:
+    socket.send_multipart(frames, copy=False)
+"""
+TCP_ECHO = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+one = server.accept()[0]
+buffer = memoryview(bytearray(1 << 20))
+while (n := one.recv_into(buffer)) > 0:
+    one.sendall(buffer[:n])
+"""
+
+
+@contextmanager
+def process(*argv: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A child that is gone afterwards."""
+    with subprocess.Popen(argv, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+            child.wait(10.0)
+        finally:
+            child.kill()
+
+
+@contextmanager
+def cluster(consistency: str = "async", optimizer: str = "add") -> Iterator[Client]:
+    """The client of a cluster with one server process."""
+    control = ControlServer(RunConfig.check({"consistency": consistency, "optimizer": optimizer}))
+    named = {"PS_CONTROLLER": control.start(), "PS_JOB": control.job.hex(), "PS_RANK": "0"}
+    try:
+        with process(sys.executable, "-m", "ps.launch.server", env=named):
+            os.environ.update(named)
+            try:
+                client = join_worker()
+            finally:
+                for name in named:
+                    del os.environ[name]
+            with client:
+                yield client
+    finally:
+        control.close()
+
+
+def push_pull(bench: Bench, size: int, steps: int) -> None:
+    """`steps` clocks with one parameter of `size` elements, which the server adds to."""
+    grads, out = {"w": np.ones(size, np.float32)}, {"w": np.empty(size, np.float32)}
+    with cluster() as client:
+        client.register({"w": np.zeros(size, np.float32)})
+        client.pull(out=out)
+        for _ in range(3):
+            client.push_pull(grads, out=out)
+        with bench.timed(bytes_moved=2 * out["w"].nbytes * steps):
+            for _ in range(steps):
+                client.push_pull(grads, out=out)
+    bench.check(checksum(out["w"]))
+
+
+def bench_push_pull_4mib(bench: Bench) -> None:
+    push_pull(bench, bench.size(smoke=1 << 10, full=SLICE_BYTES // 4), steps=bench.size(smoke=2, full=50))
+
+
+def bench_push_pull_64mb(bench: Bench) -> None:
+    push_pull(bench, bench.size(smoke=1 << 10, full=16 << 20), steps=bench.size(smoke=2, full=8))
+
+
+def bench_push_pull_64mb_beside_a_busy_loop(bench: Bench) -> None:
+    """A thread of the worker's process computes all the time, with the interpreter's lock in Python's hands."""
+    over = threading.Event()
+
+    def compute() -> None:
+        x = np.ones(1000)
+        while not over.is_set():
+            x = x * 0.5 + 1.0
+
+    busy = threading.Thread(target=compute)
+    busy.start()
+    try:
+        push_pull(bench, bench.size(smoke=1 << 10, full=16 << 20), steps=bench.size(smoke=2, full=8))
+    finally:
+        over.set()
+        busy.join()
+
+
+def bench_push_pull_of_1000_values_of_64_bytes(bench: Bench) -> None:
+    count, steps = bench.size(smoke=10, full=1000), bench.size(smoke=2, full=200)
+    grads = {f"w{i}": np.ones(16, np.float32) for i in range(count)}
+    with cluster() as client:
+        client.register({name: 0 * grad for name, grad in grads.items()})
+        out = client.pull()
+        with bench.timed(events=count * steps):
+            for _ in range(steps):
+                client.push_pull(grads, out=out)
+    bench.check(checksum(*out.values()))
+
+
+def bench_pull_64_bytes(bench: Bench) -> None:
+    """One small request at a time: the time of each is 1 / rate."""
+    pulls = bench.size(smoke=2, full=1000)
+    with cluster() as client:
+        client.register({"w": np.zeros(16, np.float32)})
+        out = client.pull()
+        with bench.timed(events=pulls):
+            for _ in range(pulls):
+                client.pull(out=out)
+    bench.check(checksum(out["w"]))
+
+
+def bench_pyzmq_echo(bench: Bench) -> None:
+    """The same frames through two bare sockets: what ZeroMQ leaves us."""
+    keep_freed_memory()
+    size, count = bench.size(smoke=1 << 10, full=SLICE_BYTES), bench.size(smoke=2, full=64)
+    with process(sys.executable, "-c", ZMQ_ECHO) as child:
+        assert child.stdout is not None
+        with zmq.Context() as context, context.socket(zmq.DEALER) as one:
+            one.connect(f"tcp://127.0.0.1:{int(child.stdout.readline())}")
+            parts = [np.full(size, number, np.uint8) for number in range(IN_FLIGHT)]
+
+            def send(number: int) -> None:
+                one.send_multipart([HEADER, parts[number % IN_FLIGHT]], copy=False)
+
+            def receive() -> Array:
+                return np.frombuffer(one.recv_multipart(copy=False)[-1].buffer, np.uint8)
+
+            _in_flight(IN_FLIGHT, send, receive)
+            with bench.timed(bytes_moved=2 * size * count):
+                last = _in_flight(count, send, receive)
+            bench.check(checksum(last))
+            one.send(b"over")
+
+
+def bench_tcp_echo(bench: Bench) -> None:
+    """The same bytes through one bare socket."""
+    size, count = bench.size(smoke=1 << 10, full=SLICE_BYTES), bench.size(smoke=2, full=64)
+    with process(sys.executable, "-c", TCP_ECHO) as child:
+        assert child.stdout is not None
+        with socket.create_connection(("127.0.0.1", int(child.stdout.readline()))) as one:
+            sent, received = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+
+            def send() -> None:
+                for _ in range(count):
+                    one.sendall(sent.data)
+
+            sender = threading.Thread(target=send)
+            with bench.timed(bytes_moved=2 * size * count):
+                sender.start()
+                for _ in range(count):
+                    left = received.data
+                    while len(left):
+                        left = left[one.recv_into(left) :]
+            sender.join()
+            bench.check(checksum(received))
+
+
+def _in_flight(count: int, send: Callable[[int], None], receive: Callable[[], Array]) -> Array:
+    """Sends `count` messages, never more than IN_FLIGHT ahead of what has come back; the last one that came."""
+    for number in range(min(IN_FLIGHT, count)):
+        send(number)
+    for number in range(IN_FLIGHT, count):
+        receive()
+        send(number)
+    for _ in range(min(IN_FLIGHT, count) - 1):
+        receive()
+    return receive()

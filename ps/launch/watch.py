@@ -1,0 +1,86 @@
+"""Follows a controller: what workers log goes to run.jsonl, the stop rules and the view; nothing of it is lost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ps.control.logs import Logged
+from ps.launch.ends import Outcome
+from ps.launch.journal import Journal
+from ps.launch.rules import EPOCH, Progress, Report, Rule, StopAfter, progress, reports
+from ps.launch.view import View
+
+EPOCH_HINT_CLOCKS = 10  # without a logged epoch so far, --stop-after 10epochs is told to be waiting for one
+
+
+class Watched(Protocol):
+    """What is needed of `ps.control.service.ControlServer`."""
+
+    def status(self) -> dict[str, Any]: ...
+    def take_logs(self) -> list[Logged]: ...
+    def stop(self, reason: str, failed: bool = False) -> None: ...
+
+
+@dataclass
+class Watch:
+    """The eyes of one run. For one thread."""
+
+    control: Watched
+    rules: list[Rule]
+    view: View
+    journal: Journal
+    began: float = field(default_factory=time.monotonic)
+    status: dict[str, Any] = field(default_factory=dict)  # as of the last look
+    latest: dict[int, dict[str, float]] = field(default_factory=dict)  # rank -> its latest value of each name
+    hinted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the run."""
+        return time.monotonic() - self.began
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Why the job has ended, as of the last look: before the controller has said goodbye to everybody."""
+        return (self.status["stopped"], self.status["failed"]) if self.status.get("stopped") is not None else None
+
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """As of the last look."""
+        workers: list[dict[str, Any]] = self.status["workers"]
+        return workers
+
+    def look(self) -> Outcome | None:
+        """Takes what is new, and stops the job when a rule says so. Returns: `outcome`."""
+        # First the status: what a worker has logged before it was done is then among the logs.
+        self.status, logs = self.control.status(), self.control.take_logs()
+        found = reports(logs, self.began)
+        for report in found:
+            self.latest.setdefault(report.rank, {})[report.name] = report.value
+        for worker in self.workers:
+            worker["logged"] = self.latest.get(worker["rank"], {})
+        self.journal.logged(found)
+        here = progress(self.status, self.seconds)
+        self._obey(here, found)
+        shares = [rule.share(here) for rule in self.rules if isinstance(rule, StopAfter)]
+        self.view.update(self.status, here.seconds, shares[0] if shares else None)
+        return self.outcome
+
+    def _obey(self, here: Progress, found: list[Report]) -> None:
+        for rule in self.rules:
+            reason = rule.reason(here, found)
+            self._hint_at_epochs(rule, min(here.clocks, default=0))
+            if reason is not None and self.outcome is None:
+                self.view.note(reason)
+                self.control.stop(reason)
+                self.status["stopped"], self.status["failed"] = reason, False
+
+    def _hint_at_epochs(self, rule: Rule, clocks: int) -> None:
+        """Nobody can know at the start whether a script logs it."""
+        counts = isinstance(rule, StopAfter) and rule.unit == "epochs"
+        if counts and clocks >= EPOCH_HINT_CLOCKS and not self.hinted:
+            self.hinted = True
+            if not any(EPOCH in values for values in self.latest.values()):
+                self.view.note("--stop-after counts what scripts log as client.log(epoch=finished); none has so far")

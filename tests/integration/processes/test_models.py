@@ -1,0 +1,71 @@
+"""The oracles of the core once more over real processes: BSP to the bit, SSP's and async's guarantees on what was read."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ps
+from tests.integration.processes.helpers import Stage, assert_bytes_equal
+from tests.integration.processes.problems import SEED, bsp_problem, total
+
+MOMENTUM, ADAM = "momentum:lr=0.1,decay=0.8", "adam:lr=0.03"
+
+
+@cache
+def in_one_process(workers: int, optimizer: str) -> list[dict[str, Any]]:
+    """What worker 0 reads of the BSP problem under LocalCluster; BSP: all workers read the same."""
+    with ps.LocalCluster(2, workers, optimizer=optimizer, seed=SEED) as cluster:
+        reads: list[dict[str, Any]] = cluster.run(bsp_problem(workers).train, timeout=60.0)[0]
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("workers", "servers", "optimizer"), [(2, 1, ADAM), (2, 3, MOMENTUM), (4, 2, ADAM), (4, 3, MOMENTUM)]
+)
+def test_bsp_over_processes_equals_one_process_bit_for_bit(
+    stage: Stage, workers: int, servers: int, optimizer: str
+) -> None:
+    """Every read of every worker, of parameters in one part and in several."""
+    run = stage.psctl("bsp.py", workers, workers=workers, servers=servers, optimizer=optimizer, seed=SEED)
+    expected = in_one_process(workers, optimizer)
+    digests = [hashlib.sha256(b"".join(v[n].tobytes() for n in sorted(v))).hexdigest() for v in expected]
+    code, _, err = run.wait()
+    assert code == 0, err
+    for rank in range(workers):
+        values = stage.result(f"worker-{rank}")
+        assert values.pop("digests").tolist() == digests, f"worker {rank}"
+        assert_bytes_equal(values, expected[-1])
+
+
+@pytest.mark.parametrize(
+    ("consistency", "lead"), [("bsp", 0), ("ssp:staleness=2", 2), ("async", 100)]
+)
+def test_a_reader_is_at_most_as_far_ahead_as_the_model_says(stage: Stage, consistency: str, lead: int) -> None:
+    """Worker 0 is held at clock 1 until worker 1 asks for the first values it may not have (or, under async, is through
+    them all): the whole lead is used, and never more. Each push is added exactly once.
+    """
+    clocks, held = 6, 1
+    stage.gate("middle")
+    run = stage.psctl(
+        "sums.py", clocks, 0, held, "before", workers=2, servers=2, consistency=consistency, optimizer="add"
+    )
+    stage.sign("0 reads 1", run)
+    first_refused = held + lead + 1
+    stage.sign("1 through" if first_refused >= clocks else f"1 reads {first_refused}", run)
+    stage.open_gate("middle")
+    code, _, err = run.wait()
+    assert code == 0, err
+    leads = []
+    for rank in range(2):
+        seen = stage.result(f"seen-{rank}")["seen"]
+        clock, min_clock, versions = seen[:, 0], seen[:, 1], seen[:, 2:]
+        assert clock.tolist() == list(range(clocks))
+        assert (np.diff(min_clock) >= 0).all() and (np.diff(versions, axis=0) >= 0).all(), "steps back"
+        leads.append(int((clock - min_clock).max()))
+    assert leads[1] == min(lead, clocks - 1 - held) and leads[0] <= lead, leads
+    assert_bytes_equal(stage.result("sum"), total({0: clocks, 1: clocks}))
