@@ -151,7 +151,7 @@ def bench_pyzmq_echo(bench: Bench) -> None:
             parts = [np.full(size, number, np.uint8) for number in range(IN_FLIGHT)]
 
             def send(number: int) -> None:
-                one.send_multipart([HEADER, parts[number % IN_FLIGHT]], copy=False)
+                one.send_multipart([HEADER, parts[number % IN_FLIGHT].data], copy=False)
 
             def receive() -> Array:
                 return np.frombuffer(one.recv_multipart(copy=False)[-1].buffer, np.uint8)

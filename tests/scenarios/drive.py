@@ -102,7 +102,7 @@ class Drive:
         self.slices += count
         specs = tuple(Spec.of(Parameter(f"w{first + i}", PARAMETER_SHAPE, "float32")) for i in range(count))
         shard_E = np.array([0] * slices + [1] * elsewhere)
-        return self.handle(Place(self.shard.epoch, specs, self.shard.epoch + 1, shard_E))
+        return self.handle(Place(self.shard.slices.epoch, specs, self.shard.slices.epoch + 1, shard_E))
 
     def init(self, worker: int = 0, slices: Ids = None) -> list[str]:
         return self._said(self.shard.on_init(worker, self._ids(slices), self.now))

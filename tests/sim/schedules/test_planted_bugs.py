@@ -38,7 +38,7 @@ def forgets_verdicts(self: Shard, worker: int, index: int, seq: int) -> list[Any
 
 def takes_twice(self: Shard, push: Push, push_once: Callable[[Shard, Push], None] = Shard._push) -> None:
     """Double apply: a push that comes again after its verdict is taken again."""
-    index_E = self._local(push.slice_E)
+    index_E = self.slices.local(push.slice_E)
     again_E = push.seq_E <= self.ledger.last_WS[push.worker, index_E]
     self.engine.admitted_WS[push.worker, index_E[again_E]] = push.seq_E[again_E] - 1
     push_once(self, push)

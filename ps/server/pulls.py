@@ -1,0 +1,66 @@
+"""Pulls: parked until the gate is open, answered as far as it is."""
+
+from __future__ import annotations
+
+from ps.messages import Pull, Read
+from ps.server.actions import Answer, Waited
+from ps.server.desk import Desk
+from ps.server.gate import Gate
+from ps.server.ledger import Sent
+from ps.server.members import Parked
+from ps.server.slices import Slices
+from ps.transport.base import PART_BYTES
+from ps.types import Int64, PeerId, worker_peer
+
+
+class Pulls:
+    """Answers what workers and readers ask one shard for."""
+
+    def __init__(self, desk: Desk, slices: Slices, gate: Gate) -> None:
+        self.desk, self.slices, self.gate = desk, slices, gate
+
+    def park(self, pull: Pull) -> None:
+        """Answers at once what is open; asked again, it says for whom the rest waits."""
+        member, index_E = self.desk.members[pull.worker], self.slices.local(pull.slice_E)
+        member.oldest = max(member.oldest, pull.oldest)
+        for stale in [i for i in member.pulls if i < member.oldest]:
+            del member.pulls[stale]
+        if pull.id < member.oldest:
+            return  # a late copy of a pull that was answered
+        parked = member.pulls.get(pull.id)
+        since = self.desk.now if parked is None else parked.since
+        member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, since)
+        self.answer_open(pull.worker)
+        if parked is not None and pull.id in member.pulls:
+            self.desk.send(pull.worker, self.gate.why_waiting(pull, index_E, self.desk.now))
+
+    def answer_open(self, worker: int) -> None:
+        """Answers parked pulls as far as the gate is open; a part only when it is worth a message."""
+        member = self.desk.members[worker]
+        pulls = member.pulls
+        for parked in [parked for parked in pulls.values() if parked.pull.clock <= member.clock]:
+            pull, readable_E = parked.pull, self.gate.readable_E(parked.pull, parked.index_E, parked.seq_E)
+            index_E = parked.index_E[readable_E]
+            if len(index_E) == len(parked.index_E):
+                del pulls[pull.id]
+                if self.desk.now > parked.since:
+                    self.desk.actions.append(Waited(worker, self.desk.cause, self.desk.now - parked.since))
+            elif int(self.slices.nbytes_S[index_E].sum()) >= PART_BYTES:
+                parked.index_E, parked.seq_E = parked.index_E[~readable_E], parked.seq_E[~readable_E]
+            else:
+                continue
+            if (version_E := self.gate.version_E(index_E, pull.clock)) is not None:
+                self._answer(worker_peer(worker), pull.id, index_E, version_E)
+            if self.desk.optimizer.needs_base:
+                self.desk.record(Sent(worker, index_E))
+
+    def _answer(self, to: PeerId, id: int, index_E: Int64, version_E: Int64) -> None:
+        min_clock_E = self.desk.ledger.min_clock_S()[index_E]
+        lr = self.desk.lr(int(min_clock_E.min())) if len(index_E) else 0.0
+        self.desk.actions.append(Answer(to, id, index_E, version_E, min_clock_E, lr, self.desk.rate()))
+
+    def read(self, to: PeerId, read: Read) -> None:
+        """Answers a reader with the current values; not while some are not initialised."""
+        index_E = self.slices.local(read.slice_E)
+        if self.desk.ledger.ready_S[index_E].all():
+            self._answer(to, read.id, index_E, self.desk.ledger.version_S[index_E])
