@@ -7,7 +7,7 @@ from typing import Any
 
 from ps import kernels, wire
 from ps.buffers import Buffer
-from ps.errors import FrameError, OutboxFull, PeerError
+from ps.errors import FrameError, PeerError
 from ps.messages import Init, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
@@ -17,7 +17,8 @@ from ps.server.follower import Follower
 from ps.server.ledger import Added, Commit, Initialised, Record, Sent
 from ps.server.rounds import Rounds
 from ps.server.values import Values
-from ps.transport.base import PART_BYTES, Message, Unreachable
+from ps.transport.base import PART_BYTES, Message
+from ps.transport.outbox import Outbox
 from ps.types import Array, Float, PeerId
 
 Frame = tuple[Float, "Held"]
@@ -54,10 +55,10 @@ class Server:
         self.shard, self.job, self.metrics = shard, job, metrics
         self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.gate.keep_versions, clip_value)
         self.follower = follower
-        self._send, self._defer, self._watch = send, defer, watch
+        self._outbox = Outbox(send, metrics)
+        self._defer, self._watch = defer, watch
         self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
-        self._unsent: list[tuple[PeerId, Message]] = []
         self._now = 0.0
 
     def receive(self, sender: PeerId, message: Message, now: float) -> None:
@@ -88,14 +89,11 @@ class Server:
     @property
     def has_unsent(self) -> bool:
         """Somebody reads slowly: `retry_unsent` should be called soon."""
-        return bool(self._unsent)
+        return bool(self._outbox)
 
     def retry_unsent(self) -> None:
         """Sends again what a slow reader had no room for."""
-        if self._unsent:
-            waiting, self._unsent = self._unsent, []
-            for to, message in waiting:
-                self._hand_over(to, message)
+        self._outbox.retry()
 
     # ---- deciding ---------------------------------------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class Server:
             for buffer in held:
                 buffer.release()
 
-        self._hand_over(answer.to, Message(wire.encode(body, self.job), buffers, release))
+        self._outbox.send(answer.to, Message(wire.encode(body, self.job), buffers, release))
 
     def _replicate(self, record: Record) -> None:
         if self._watch is not None:
@@ -243,13 +241,4 @@ class Server:
     # ---- sending ----------------------------------------------------------------------------------------------------
 
     def _post(self, to: PeerId, body: Any) -> None:
-        self._hand_over(to, Message(wire.encode(body, self.job)))
-
-    def _hand_over(self, to: PeerId, message: Message) -> None:
-        self.metrics.count("header_bytes", len(message.header), direction="sent")
-        try:
-            self._send(to, message)
-        except OutboxFull:
-            self._unsent.append((to, message))
-        except Unreachable:
-            message.release()  # the peer is gone; the controller will say so
+        self._outbox.send(to, Message(wire.encode(body, self.job)))

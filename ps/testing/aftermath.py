@@ -94,7 +94,7 @@ def _check_server(witness: Witness, server: Server) -> None:
         for worker in range(len(ledger.live_W)):
             _check_ledger(witness, server, worker, index, slice_id)
     witness.expect(not server._frames, "leaks", f"shard {shard} keeps frames {sorted(server._frames)}")
-    left = (server._payloads, server._unsent)
+    left = (server._payloads, server._outbox)
     witness.expect(not any(left), "leaks", f"shard {shard} keeps payloads or messages: {left}")
     values = server.values
     kept = [buffer for versions in values.kept for buffer in versions.values()]

@@ -102,7 +102,7 @@ class Client:
                 raise ConfigError(f"register: options: expected names among {', '.join(arrays)}, got {name!r}")
         seconds, worker = self._timeout(timeout), self._worker
         worker.poll()
-        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.unsettled())
+        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.missing.verdicts())
         worker.register(arrays, options or {}, seconds)
         return dict(values)
 
@@ -186,14 +186,14 @@ class Client:
         self._open("barrier")
         seconds = self._timeout(timeout)
         worker = self._worker
-        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.unsettled())
+        worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.missing.verdicts())
         number = worker.barriers + 1
 
         def ask() -> None:
             self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
 
         ask()
-        worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: worker.who_is_behind(number), ask)
+        worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: worker.missing.at_barrier(number), ask)
         worker.barriers = number
 
     def stop(self, reason: str) -> None:
@@ -272,7 +272,7 @@ class Client:
             if not error:
                 seconds = self._timeout(timeout)
                 worker.finish(seconds)
-                worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.unsettled())
+                worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.missing.verdicts())
                 worker.perform(worker.session.leave(worker.port.now()))
                 worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
         except StoppedError:
@@ -360,7 +360,9 @@ class Client:
             if not isinstance(array, np.ndarray):
                 raise ConfigError(f"pull: out[{name!r}]: expected a numpy array, got {type(array).__name__}")
             parameter = self._worker.keyspace.parameters[self._worker.keyspace.index_of[name]]
-            fits = array.dtype == numpy_dtype(parameter.dtype) or array.dtype.name == parameter.dtype  # a name takes long
+            fits = (
+                array.dtype == numpy_dtype(parameter.dtype) or array.dtype.name == parameter.dtype
+            )  # a name takes long
             if array.shape != parameter.shape or not fits:
                 got = f"{tuple(array.shape)} {array.dtype.name}"
                 raise ConfigError(f"pull: out[{name!r}]: expected shape {parameter.shape} {parameter.dtype}, got {got}")

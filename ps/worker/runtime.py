@@ -13,7 +13,7 @@ import numpy as np
 from ps import kernels, wire
 from ps.buffers import Buffer
 from ps.config import RunConfig
-from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
+from ps.errors import ConfigError, DeadlineError, FrameError, PeerError, StoppedError
 from ps.keyspace import Keyspace, Options, Parameter
 from ps.messages import (
     BarrierOpen,
@@ -36,10 +36,12 @@ from ps.messages import (
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
 from ps.optim.sgd import Sgd
-from ps.transport.base import Message, Unreachable
+from ps.transport.base import Message
+from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.arrays import Arrays
 from ps.worker.core import Action, Deliver, PushEntry, Send, Session, Settled
+from ps.worker.missing import Missing
 from ps.worker.port import Port
 
 log = logging.getLogger("ps")
@@ -72,7 +74,8 @@ class Worker:
         self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
         self._initial: dict[int, Buffer] = {}
         self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
-        self._outbox: list[tuple[PeerId, Message]] = []
+        self._outbox = Outbox(port.send_nowait, self.metrics)
+        self.missing = Missing(self)
         self._hand: Message | None = None
         self._logs: list[Log] = []  # not yet reported
         self._reported = Clock(0)  # what the controller knows
@@ -117,7 +120,7 @@ class Worker:
         keeps = cadence.lazy or cadence.local_lr is not None
         self.arrays = Arrays(self.keyspace, cadence, keeps, self.config.error_feedback)
         self.perform(self.session.join(self.port.now()))
-        self.wait(lambda: self.session.is_joined, self.config.timeout_s, self._silent_shards)
+        self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
     def _give_up(self, why: str) -> None:
         if self.enrolled is not None:  # others may wait for this worker already
@@ -130,7 +133,7 @@ class Worker:
         specs = tuple(Spec.of(parameter) for parameter in parameters)
         self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs))
         self.behind = None
-        self.wait(lambda: number in self.registered, timeout_s, lambda: self._who_registers_late(number))
+        self.wait(lambda: number in self.registered, timeout_s, lambda: self.missing.at_registration(number))
         ids = self.keyspace.extend(parameters)
         self.batches += 1
         reply = self.registered[number]
@@ -140,7 +143,7 @@ class Worker:
         flat = {name: np.ascontiguousarray(values) for name, values in batch.items()}
         self._initial = {i: self.arrays.gather(i, flat, copy=True) for i in ids}
         self.perform(self.session.init(ids, self.port.now()))
-        self.wait(lambda: self.session.is_initialised, timeout_s, self._silent_shards)
+        self.wait(lambda: self.session.is_initialised, timeout_s, self.missing.silent_shards)
         self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
         for buffer in self._initial.values():
             buffer.release()
@@ -195,7 +198,7 @@ class Worker:
         if not session.cached_S[ids].all() or (cadence.carries == "delta" and len(session.travelling(ids))):
             self.pull(list(grads), {}, timeout_s)  # nothing to measure a push against: no version, no replica yet
         if not cadence.accumulates:
-            self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.unsettled())
+            self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.missing.verdicts())
         copy |= self.config.clip_norm is not None or self.config.error_feedback  # else the caller's arrays are written
         if self.config.clip_norm is None:
             return ids, lambda slice_id: arrays.gather(slice_id, grads, copy)
@@ -237,7 +240,7 @@ class Worker:
                 buffer.release()
             return
         ids = np.array(sorted(fresh), np.int64)
-        self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + self.unsettled())
+        self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + self.missing.verdicts())
         push = self._send_push(*session.push(ids, weight, self.port.now()), fresh.__getitem__)
         del self.verdicts[push]  # nobody has a future for it
 
@@ -261,7 +264,7 @@ class Worker:
             self.perform(actions)
             try:
                 meanwhile()
-                self.wait(lambda: not entry.missing, timeout_s, lambda: self._pull_missing(entry))
+                self.wait(lambda: not entry.missing, timeout_s, lambda: self.missing.of_pull(entry))
             finally:
                 session.abandon(entry)
                 del self._sinks[entry.id]
@@ -304,7 +307,7 @@ class Worker:
             if ask is not None and now >= ask_at:
                 ask()
                 ask_at = now + self.config.resend_s
-            self._flush()
+            self._outbox.retry()
             self.report()
             until = min(
                 deadline, ask_at, self._next_report(), self.session.next_timer() if self.has_session else deadline
@@ -341,7 +344,7 @@ class Worker:
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""
         self.check_process()
-        self._flush()
+        self._outbox.retry()
         while (item := self.port.recv(0.0)) is not None:
             self._receive(*item)
         self.perform(self.session.on_timer(self.port.now()))
@@ -365,50 +368,6 @@ class Worker:
         if self.stopped is not None and self.stopped.failed:
             raise StoppedError(f"the job has stopped: {self.stopped.reason}")
 
-    def _silent_shards(self) -> str:
-        silent = [s for s in range(self.config.servers) if s not in self.session.welcomed or s in self.session._inits]
-        return f"no answer from {', '.join(f'server {s}{self._last_heard(s)}' for s in silent)}"
-
-    def _last_heard(self, shard: int) -> str:
-        heard = self.session.heard.get(shard)
-        return " (never heard)" if heard is None else f" (last heard {self.port.now() - heard:.1f} s ago)"
-
-    def _pull_missing(self, entry: Any) -> str:
-        parts = []
-        for shard, (ids, _) in entry.missing.items():
-            name = self.keyspace.describe(int(ids[0]))
-            note = entry.note
-            if note is not None and note.worker >= 0 and note.slice in ids:
-                who = f"waits for {_described(note)}"
-            elif note is not None and note.worker < 0 and note.slice in ids:
-                who = "has no initial values yet; rank 0 must call register"
-            else:
-                who = f"has not answered{self._last_heard(shard)}"
-            parts.append(f"pull of {name} at clock {entry.clock}: server {shard} {who}")
-        return "; ".join(parts)
-
-    def who_is_behind(self, barrier: int) -> str:
-        """Which worker has not reached a barrier, in words, as the controller last said."""
-        if self.behind is None or self.behind.id != barrier:
-            return f"barrier {barrier}: the controller has not answered"
-        return f"barrier {barrier}: waits for {_described(self.behind)}"
-
-    def _who_registers_late(self, batch: int) -> str:
-        if self.behind is None or self.behind.id != batch:
-            return f"register: batch {batch} is not placed; some server has not confirmed it"
-        return f"register: the initial values of batch {batch} come from {_described(self.behind)}"
-
-    def unsettled(self) -> str:
-        """Which pushes wait for their verdict, in words."""
-        parts = []
-        for entry in list(self.session.pushes.values())[:3]:
-            slice_id, (seq, _) = next(iter(entry.open.items()))
-            shard = int(self.session.shard_S[slice_id])
-            what = "gathered, its commit waits for other workers" if slice_id in entry.gathered else "no verdict"
-            where = f"server {shard}{self._last_heard(shard)}"
-            parts.append(f"push {seq} of {self.keyspace.describe(slice_id)} at clock {entry.clock}: {what}, {where}")
-        return "; ".join(parts) or f"server {[k[0] for k in self.session._ticks]} has not confirmed a tick"
-
     # ---- messages ---------------------------------------------------------------------------------------------------
 
     def _receive(self, sender: PeerId, message: Message) -> None:
@@ -418,6 +377,7 @@ class Worker:
         except FrameError as error:
             self.metrics.count("rejected_messages")
             self.rejected = f"{sender}: {error}"
+            message.release()
             return
         self._hand = message
         kind, _, shard = sender.partition(":")
@@ -489,33 +449,9 @@ class Worker:
             for buffer in held:
                 buffer.release()
 
-        self._hand_over(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
+        self._outbox.send(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""
         self.check_process()
-        self._hand_over(to, Message(wire.encode(body, self.job)))
-
-    def _hand_over(self, to: PeerId, message: Message) -> None:
-        """Sends; behind what already waits for room, so that nothing overtakes."""
-        if any(waiting == to for waiting, _ in self._outbox):
-            self._outbox.append((to, message))
-            return
-        self.metrics.count("header_bytes", len(message.header), direction="sent")
-        try:
-            self.port.send_nowait(to, message)
-        except OutboxFull:
-            self._outbox.append((to, message))
-        except Unreachable:
-            message.release()  # silence; the deadline or the controller names the peer
-
-    def _flush(self) -> None:
-        waiting, self._outbox = self._outbox, []
-        for to, message in waiting:
-            self._hand_over(to, message)
-
-
-def _described(note: Waiting) -> str:
-    """Whom a wait is for, in words."""
-    heard = f"last heard {note.silent_s:.1f} s ago" if note.silent_s >= 0 else "which has never joined"
-    return f"worker {note.worker}, at clock {note.clock}, {heard}"
+        self._outbox.send(to, Message(wire.encode(body, self.job)))

@@ -84,5 +84,5 @@ class PushFuture:
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}; `verdicts()` looks without waiting")
         seconds = self._worker.config.timeout_s if timeout is None else timeout
-        self._worker.wait(lambda: self.is_done, seconds, lambda: "push: " + self._worker.unsettled())
+        self._worker.wait(lambda: self.is_done, seconds, lambda: "push: " + self._worker.missing.verdicts())
         return self.verdicts()

@@ -209,7 +209,7 @@ def check_shards(run: Run, at_rest: bool) -> None:
         ledger = server.shard.ledger
         assert server.values.contents() == follower.values.contents(), run.say(f"follower {shard}: other values")
         assert ledger.state() == follower.ledger.state(), run.say(f"follower {shard}: other numbers")
-        assert not server._payloads and not server._unsent, run.say(f"server {shard}: payloads left")
+        assert not server._payloads and not server._outbox, run.say(f"server {shard}: payloads left")
         assert not (at_rest and server._frames), run.say(f"server {shard}: frames left: {list(server._frames)}")
         bases: dict[int, int] = {}
         for buffer in server.values.base.values():
