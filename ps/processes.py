@@ -36,6 +36,8 @@ MAPPED_ALONE_BYTES = 32 << 20  # the most that glibc takes: smaller buffers come
 class ClusterPort(TransportPort):
     """A peer of a cluster of processes. Messages for the controller go over gRPC, all others over ZeroMQ."""
 
+    releases_when_sent = True
+
     def __init__(self, address: PeerId) -> None:
         self._places: dict[PeerId, str] = {}
         self.transport = ZmqTransport(address, b"", self._places.get)

@@ -14,6 +14,11 @@ import ps
 # Command -> the module that has it as `command`. A new one is a file and a line here.
 COMMANDS = {
     "run": "ps.cli.run",
+    "controller": "ps.cli.controller",
+    "server": "ps.cli.server",
+    "worker": "ps.cli.worker",
+    "status": "ps.cli.status",
+    "stop": "ps.cli.stop",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from ps.cli.common import parameter, with_parameters
 from ps.config import RunConfig
 from ps.launch.options import LOG_DIR, RunOptions
 from ps.launch.run import run_cluster
@@ -64,35 +65,39 @@ def config_options() -> list[inspect.Parameter]:
         flag = f"--{name.replace('_', '-')}"
         metavar = METAVARS.get(name) or KINDS.get(info.annotation, "SPEC")
         option = typer.Option(None, flag, help=f"{CONFIG_HELP[name]}{shown}", metavar=metavar, show_default=False)
-        made.append(_parameter(name, str | None, option))
+        made.append(parameter(name, str | None, option))
     return made
+
+
+def text_option(name: str, metavar: str, help: str) -> inspect.Parameter:
+    """A flag that is a text, or absent."""
+    flag = f"--{name.replace('_', '-')}"
+    return parameter(name, str | None, typer.Option(None, flag, metavar=metavar, help=help, show_default=False))
+
+
+def rule_options() -> list[inspect.Parameter]:
+    """When a run is to stop."""
+    patience = "Stop after N reports of NAME without a better one; 'loss' or 'err': lower is better."
+    return [
+        text_option("stop_after", "GOAL", "10epochs (that scripts log as `epoch`), 5000clocks or 600s."),
+        text_option("stop_when", "TEST", "Stop when a worker logs such a value: 'val_acc>=0.97'."),
+        text_option("patience", "NAME:N", patience),
+    ]
 
 
 def run_options() -> list[inspect.Parameter]:
     """The flags that only the launcher looks at, and SCRIPT with its arguments."""
-
-    def text(name: str, metavar: str, help: str) -> inspect.Parameter:
-        flag = f"--{name.replace('_', '-')}"
-        return _parameter(name, str | None, typer.Option(None, flag, metavar=metavar, help=help, show_default=False))
-
+    evaluator = "A script that reads the values beside the workers, never counted: role `reader`."
     return [
-        text("save", "FILE", "Write the values there at the end (safetensors)."),
-        text("stop_after", "GOAL", "10epochs (that scripts log as `epoch`), 5000clocks or 600s."),
-        text("stop_when", "TEST", "Stop when a worker logs such a value: 'val_acc>=0.97'."),
-        text(
-            "patience", "NAME:N", "Stop after N reports of NAME without a better one; 'loss' or 'err': lower is better."
-        ),
-        text("evaluator", "FILE", "A script that reads the values beside the workers, never counted: role `reader`."),
-        _parameter("max_restarts", int, typer.Option(0, metavar="N", help="Of each worker whose process dies.")),
-        _parameter("log_dir", str, typer.Option(LOG_DIR, metavar="DIR", help="For a folder of logs for each run.")),
-        _parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress, only what scripts print.")),
-        _parameter("script", str, typer.Argument(..., metavar="SCRIPT", help="A Python file.", show_default=False)),
-        _parameter("args", list[str], typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False)),
+        text_option("save", "FILE", "Write the values there at the end (safetensors)."),
+        *rule_options(),
+        text_option("evaluator", "FILE", evaluator),
+        parameter("max_restarts", int, typer.Option(0, metavar="N", help="Of each worker whose process dies.")),
+        parameter("log_dir", str, typer.Option(LOG_DIR, metavar="DIR", help="For a folder of logs for each run.")),
+        parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress, only what scripts print.")),
+        parameter("script", str, typer.Argument(..., metavar="SCRIPT", help="A Python file.", show_default=False)),
+        parameter("args", list[str], typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False)),
     ]
-
-
-def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def run(**given: Any) -> int:
@@ -106,8 +111,6 @@ def run(**given: Any) -> int:
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command. typer reads flags from a signature, which is made here from RunConfig's fields."""
-    parameters = [*config_options(), *run_options()]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command = with_parameters(run, [*config_options(), *run_options()])
     # SCRIPT ends our flags: what follows is its own.
-    app.command("run", help=RUN_HELP, context_settings={"allow_interspersed_args": False})(run)
+    app.command("run", help=RUN_HELP, context_settings={"allow_interspersed_args": False})(command)

@@ -204,9 +204,11 @@ class Hub:
             self._refuse(line, Refusal("servers", f"at most {wanted}", "one more", remedy))
         elif hello.shard >= 0 and hello.shard not in free:
             held = hello.shard in there
-            got = f"{hello.shard}, which the server at {self._addresses[hello.shard]} holds" if held else hello.shard
+            got = (
+                f"{hello.shard}, which the server at {self._addresses[hello.shard]} holds" if held else str(hello.shard)
+            )
             expected = f"one of 0 to {self.config.servers - 1} that no other server holds"
-            self._refuse(line, Refusal("shard", expected, str(got), "start each shard once, or leave it out: any"))
+            self._refuse(line, Refusal("shard", expected, got, "start each shard once, or leave it out: any"))
         else:
             line.shard = hello.shard if hello.shard >= 0 else free[0]
             self._addresses[line.shard] = hello.data_address

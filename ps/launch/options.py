@@ -49,17 +49,20 @@ class RunOptions:
         config = dict(self.config)
         if self.max_restarts and "on_worker_loss" not in config:
             config["on_worker_loss"] = "wait"  # else the others would not wait for the one that is restarted
-        rules: list[Rule] = []
-        for text, parse in ((self.stop_after, stop_after), (self.stop_when, stop_when), (self.patience, patience)):
-            if text is not None:
-                rules.append(parse(text))
+        rules = rules_of(self.stop_after, self.stop_when, self.patience)
         folder = str(Path(self.script).resolve().parent)
         if folder not in sys.path:  # plug-ins of one's own, `package.module:Class`, stand beside the script
             sys.path.append(folder)
-        return _checked_config(config), rules
+        return checked_config(config), rules
 
 
-def _checked_config(options: dict[str, Any]) -> RunConfig:
+def rules_of(after: str | None, when: str | None, patient: str | None) -> list[Rule]:
+    """The stop rules that were given. Raises: ConfigError naming the flag."""
+    given = ((after, stop_after), (when, stop_when), (patient, patience))
+    return [parse(text) for text, parse in given if text is not None]
+
+
+def checked_config(options: dict[str, Any]) -> RunConfig:
     """As RunConfig.check, with the flag's name in the error."""
     try:
         return RunConfig.check(options)

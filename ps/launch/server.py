@@ -47,19 +47,19 @@ def serve(listen: str, advertise: str = "") -> LinkEnd | None:
     Raises: ConfigError when the place is taken or the controller refuses; DeadlineError when there is none.
     """
     port = ClusterPort(PeerId("server"))
-    place = port.transport.listen(f"tcp://{listen}")
-    if advertise:
-        place = f"tcp://{advertise}:{place.rpartition(':')[2]}"
     try:
+        place = port.transport.listen(f"tcp://{listen}")
+        if advertise:
+            place = f"tcp://{advertise}:{place.rpartition(':')[2]}"
         hello = Hello("server", data_address=place, shard=number("PS_SHARD", -1))
         welcome = port.join(*named(hello))
     except BaseException:
         port.transport.close()
         raise
     config = welcome.config
-    shard = build_shard(config, welcome.shard)
-    server = Server(shard, welcome.job, port.send_nowait, Metrics(), clip_value=config.clip_value)
     try:
+        shard = build_shard(config, welcome.shard)
+        server = Server(shard, welcome.job, port.send_nowait, Metrics(), clip_value=config.clip_value)
         _work(port, server, config)
     finally:
         port.close()
@@ -67,14 +67,15 @@ def serve(listen: str, advertise: str = "") -> LinkEnd | None:
 
 
 def _work(port: ClusterPort, server: Server, config: RunConfig) -> None:
-    told_at, heard_at = 0.0, time.monotonic()
+    told_at, heard_at = 0.0, time.monotonic()  # heard_at: with a controller any silence is fine
     while not _is_over(port.end, server, time.monotonic() - heard_at > config.timeout_s):
         item = port.transport.recv(RETRY_S if server.has_unsent else IDLE_S)
         now = time.monotonic()
+        if item is not None or port.end is None:
+            heard_at = now
         if item is None:
             server.retry_unsent()
         else:
-            heard_at = now
             server.receive(*item, now)
         if now - told_at > METRICS_S:
             told_at = now

@@ -21,6 +21,8 @@ class Killed(BaseException):
 class Script:
     """One script's thread and its port. `recv` and `spend` hand over to the simulator."""
 
+    releases_when_sent = False
+
     def __init__(self, simulator: Simulator, address: PeerId, body: Callable[[Script], Any]) -> None:
         self.simulator, self.address = simulator, address
         self.inbox: deque[tuple[PeerId, Message]] = deque()

@@ -124,19 +124,19 @@ class Life:
         left = self.residual.pop(slice_id, None)
         return np.asarray(frame if left is None else frame + left)
 
-    def _verdicts(self, message: Verdicts) -> Any:
+    def _verdicts(self, message: Verdicts, now: float) -> Any:
         rows = zip(*(column.tolist() for column in (message.slice_E, message.seq_E, message.version_E)), strict=True)
         for (slice_id, seq, version), code in zip(rows, message.code_E.tolist(), strict=True):
             self.witness.on_verdict(self.rank, self.incarnation, slice_id, seq, (Code(code), version))
-        actions = self.original["_verdicts"](message)
+        actions = self.original["_verdicts"](message, now)
         for action in actions:
             if isinstance(action, Settled) and action.code == Code.LATE and self.witness.refunds:
                 frame = self.arrays.frames[action.push, action.slice].array
                 self.residual[action.slice] = self.residual.get(action.slice, 0) + frame
         return actions
 
-    def _values(self, shard: int, message: Values) -> Any:
-        actions = self.original["_values"](shard, message)
+    def _values(self, shard: int, message: Values, now: float) -> Any:
+        actions = self.original["_values"](shard, message, now)
         hand = self.worker._hand
         if actions and hand is not None:
             rows = zip(message.slice_E.tolist(), message.version_E.tolist(), message.min_clock_E.tolist(), strict=True)

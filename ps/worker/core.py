@@ -37,6 +37,7 @@ from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
+INIT = -1
 BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
 
 
@@ -135,6 +136,7 @@ class Session:
         self.fenced: str | None = None
         self.heard: dict[int, float] = {}  # shard -> last sign of life
         self._push_of: dict[tuple[int, int], int] = {}  # (slice, number) -> push
+        self.sending: Counter[int] = Counter()  # push (INIT: initial values) -> parts that the transport still holds
         self._due: dict[tuple[Any, ...], Due] = {}
         self._ticks: dict[tuple[int, int], Tick] = {}  # (shard, clock)
         self._inits: dict[int, set[int]] = {}  # shard -> slices whose values are not confirmed
@@ -178,7 +180,7 @@ class Session:
         """Sends the initial values of these slices."""
         for slice_id in slice_ids:
             self._inits.setdefault(int(self.shard_S[slice_id]), set()).add(int(slice_id))
-        return [send for shard in sorted(self._inits) for send in self._again(("init", shard), now)]
+        return [send for shard in sorted(self._inits) for send in self._again(("init", shard, INIT), now)]
 
     @property
     def is_initialised(self) -> bool:
@@ -294,9 +296,9 @@ class Session:
         self.heard[shard] = now
         match message:
             case Verdicts(incarnation) if incarnation == self.incarnation:
-                return self._verdicts(message)
+                return self._verdicts(message, now)
             case Values():
-                return self._values(shard, message)
+                return self._values(shard, message, now)
             case Ticked(incarnation) if incarnation == self.incarnation:
                 return self._ticked(shard, message, now)
             case Gap(incarnation) if incarnation == self.incarnation:
@@ -308,6 +310,7 @@ class Session:
             case InitDone(slice_E):
                 left = self._inits.get(shard, set()) - set(slice_E.tolist())
                 self._inits[shard] = left
+                self._moves(("init", shard, INIT), now)
                 if not left:
                     del self._inits[shard]
             case LeaveDone(incarnation) if incarnation == self.incarnation:
@@ -322,6 +325,8 @@ class Session:
         for key in list(self._due):
             if not self._is_open(key):
                 del self._due[key]
+            elif self._due[key].at <= now and key[-1] in self.sending:
+                self._moves(key, now)
             elif self._due[key].at <= now:
                 actions += self._again(key, now)
         return actions
@@ -332,6 +337,11 @@ class Session:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
+    def _moves(self, key: tuple[Any, ...], now: float) -> None:
+        """A part of it has just left or been answered: on a slow link the rest only takes its time."""
+        if key in self._due:
+            self._due[key].at = max(self._due[key].at, now + self.resend_s)
+
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id - 1
@@ -340,7 +350,7 @@ class Session:
         match key:
             case ("join", shard):
                 return shard not in self.welcomed
-            case ("init", shard):
+            case ("init", shard, _):
                 return shard in self._inits
             case ("push", shard, push):
                 return push in self.pushes and any(self.shard_S[s] == shard for s in self.pushes[push].open)
@@ -361,7 +371,7 @@ class Session:
         match key:
             case ("join", _):
                 return [Send(to, Join(rank, incarnation))]
-            case ("init", shard):
+            case ("init", shard, _):
                 ids = np.array(sorted(self._inits[shard]))
                 return [Send(to, Init(rank, incarnation, part), init=True) for part in self._parts(ids)]
             case ("push", shard, push):
@@ -396,7 +406,7 @@ class Session:
             sends.append(Send(to, body, push=push))
         return sends
 
-    def _verdicts(self, message: Verdicts) -> list[Action]:
+    def _verdicts(self, message: Verdicts, now: float) -> list[Action]:
         actions: list[Action] = []
         columns = (message.slice_E, message.seq_E, message.code_E, message.version_E)
         for slice_id, seq, code, version in zip(*(column.tolist() for column in columns), strict=True):
@@ -404,6 +414,7 @@ class Session:
             if push is None:
                 continue
             entry = self.pushes[push]
+            self._moves(("push", int(self.shard_S[slice_id]), push), now)
             if code == Code.GATHERED:
                 entry.gathered.add(slice_id)
                 continue
@@ -414,7 +425,7 @@ class Session:
             actions.append(Settled(push, slice_id, Code(code), version))
         return actions
 
-    def _values(self, shard: int, message: Values) -> list[Action]:
+    def _values(self, shard: int, message: Values, now: float) -> list[Action]:
         entry = self.pulls.get(message.id)
         if entry is None or shard not in entry.missing:
             return []
@@ -427,6 +438,7 @@ class Session:
             if came_E.sum() != len(ids):
                 return []  # a second copy
             entry.missing[shard] = (asked[~came_E], seq_E[~came_E])
+            self._moves(("pull", shard, entry.id), now)
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
         self.cached_S[ids], self.wrote_S[ids] = True, False
         self.round_S[ids] = self.clock // self.model.cadence.pull_every

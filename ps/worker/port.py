@@ -10,7 +10,13 @@ from ps.types import PeerId
 
 
 class Port(Protocol):
-    """One peer's transport and clock, as a blocking caller sees them."""
+    """One peer's transport and clock, as a blocking caller sees them.
+
+    releases_when_sent: a message that is not released has not left yet. Within a process its receiver holds it, too.
+    """
+
+    @property
+    def releases_when_sent(self) -> bool: ...
 
     def now(self) -> float:
         """Seconds, monotonic."""
@@ -33,6 +39,8 @@ class Port(Protocol):
 
 class TransportPort:
     """A port on a real transport and the machine's clock."""
+
+    releases_when_sent = False
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

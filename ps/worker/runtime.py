@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.arrays import Arrays
-from ps.worker.core import Action, Deliver, PushEntry, Send, Session, Settled
+from ps.worker.core import INIT, Action, Deliver, PushEntry, Send, Session, Settled
 from ps.worker.missing import Missing
 from ps.worker.port import Port
 
@@ -81,6 +82,7 @@ class Worker:
         self._reported = Clock(0)  # what the controller knows
         self._report_at = 0.0  # not before
         self._beat_at = float("inf")
+        self._sending = threading.Lock()
         try:
             self._enroll(rank, timeout_s)
         except Exception as error:
@@ -445,11 +447,22 @@ class Worker:
             self.post(send.to, body)
             return
 
-        def release() -> None:
+        number = send.push if send.push >= 0 else INIT
+        self._count_sending(number, 1)
+
+        def release() -> None:  # by any thread
+            self._count_sending(number, -1)
             for buffer in held:
                 buffer.release()
 
         self._outbox.send(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
+
+    def _count_sending(self, push: int, parts: int) -> None:
+        if self.port.releases_when_sent:
+            with self._sending:
+                self.session.sending[push] += parts
+                if not self.session.sending[push]:
+                    del self.session.sending[push]
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""

@@ -1,0 +1,58 @@
+"""`psctl controller`: the controller of a cluster whose servers and workers are started by others."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import typer
+
+from ps.cli.common import check_reach, one_line, parameter, with_parameters
+from ps.cli.run import config_options, rule_options
+from ps.config import RunConfig
+from ps.launch.daemon import run_controller
+from ps.launch.options import checked_config, rules_of
+
+PORT = 7070
+
+CONTROLLER_HELP = """Run the controller of a cluster until its job is over.
+
+Servers and workers are started by you, `psctl server` and `psctl worker`, on this machine or others. Exit code 0, or 1
+when the job failed. Ctrl-C or SIGTERM ends the job: workers finish their clock; a second one ends it at once.
+
+\b
+Example:
+  psctl controller --servers 1 --workers 2 --consistency ssp:staleness=3 &
+  psctl server --controller 127.0.0.1:7070 &
+  psctl worker --controller 127.0.0.1:7070 train.py &
+  psctl worker --controller 127.0.0.1:7070 train.py
+"""
+
+
+def options() -> list[inspect.Parameter]:
+    """The flags: where it listens, then those of a run."""
+    return [
+        parameter("host", str, typer.Option("127.0.0.1", metavar="HOST", help="Where it listens.")),
+        parameter("port", int, typer.Option(PORT, metavar="PORT", min=0, max=65535, help="0: any free one.")),
+        parameter(
+            "insecure", bool, typer.Option(False, "--insecure", help="Trust everybody in the network that reaches it.")
+        ),
+        *config_options(),
+        *rule_options(),
+        parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress.")),
+    ]
+
+
+@one_line("controller")
+def controller(**given: Any) -> int:
+    """Checks the flags and runs it."""
+    config = {name: given.pop(name) for name in RunConfig.model_fields}
+    checked = checked_config({name: text for name, text in config.items() if text is not None})
+    rules = rules_of(given.pop("stop_after"), given.pop("stop_when"), given.pop("patience"))
+    check_reach("--host", given["host"], given.pop("insecure"))
+    return run_controller(checked, rules, **given)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("controller", help=CONTROLLER_HELP)(with_parameters(controller, options()))
