@@ -271,7 +271,7 @@ def test_only_slices_without_an_answer_are_sent_again() -> None:
 
 def test_what_the_transport_still_holds_is_not_sent_again() -> None:
     """Over a slow link a push takes longer than a lost message is waited for."""
-    worker = session()
+    worker = session(slices=1)
     push(worker)
     [entry] = worker.pushes
     worker.sending[entry] = 1
