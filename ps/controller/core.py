@@ -140,14 +140,14 @@ class Controller:
         for rank, member in self.members.items():
             if member.state == "running" and now - member.heard > self.lease_s:
                 self._lose(rank, f"no progress for {now - member.heard:.1f} s, last at clock {member.clock}")
-            elif member.state == "lost" and self.on_worker_loss == "wait" and now - member.heard > self.restart_s:
+            elif member.state == "lost" and self._keeps_places and now - member.heard > self.restart_s:
                 self._stop(f"worker {rank} was lost at clock {member.clock} and not back in {self.restart_s:g} s", True)
         return self._take()
 
     def next_timer(self) -> float:
         """When `on_timer` may have something to do."""
         waits = [m.heard + self.lease_s for m in self.members.values() if m.state == "running"]
-        if self.on_worker_loss == "wait":
+        if self._keeps_places:
             waits += [m.heard + self.restart_s for m in self.members.values() if m.state == "lost"]
         failed = self.stopped is not None and self.stopped.failed  # else the others finish their clock, and wait
         return float("inf") if failed else min(waits, default=float("inf"))
@@ -168,9 +168,14 @@ class Controller:
         return self._take()
 
     @property
+    def _keeps_places(self) -> bool:
+        """A lost worker is waited for; no longer once the job has been stopped."""
+        return self.on_worker_loss == "wait" and self.stopped is None
+
+    @property
     def live(self) -> list[int]:
         """Ranks that others may have to wait for."""
-        waits = ("expected", "running", "lost") if self.on_worker_loss == "wait" else ("expected", "running")
+        waits = ("expected", "running", "lost") if self._keeps_places else ("expected", "running")
         return [rank for rank, member in sorted(self.members.items()) if member.state in waits]
 
     # ---- messages ---------------------------------------------------------------------------------------------------
@@ -380,7 +385,7 @@ class Controller:
         if member is None or member.state not in ("running", "expected"):
             return
         member.state, member.heard = "lost", self._now
-        self._post_lost(rank, member, wait=self.on_worker_loss == "wait")
+        self._post_lost(rank, member, wait=self._keeps_places)
         if not self.live:
             self._stop(f"worker {rank} was lost ({why}), and no other is left", failed=True)
         self._after_loss(rank)
@@ -400,6 +405,8 @@ class Controller:
             for rank, member in sorted(self.members.items()):
                 if member.state == "running":
                     self._post(worker_peer(rank), self.stopped)
+                elif member.state == "lost":
+                    self._post_lost(rank, member, wait=False)  # nobody brings it back now
             for reader in self.readers:
                 self._post(reader, self.stopped)
 

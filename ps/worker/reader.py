@@ -42,6 +42,12 @@ class Reader:
         return self._config
 
     @property
+    def should_stop(self) -> bool:
+        """True once the job has ended: a last look at the values, then leave."""
+        self._take_in()
+        return self._stopped is not None
+
+    @property
     def names(self) -> list[str]:
         """Names of the parameters registered so far."""
         self._take_in()
