@@ -33,8 +33,8 @@ from ps.optim import optimizer, schedule
 from ps.server.actions import Action, Answer, Apply, Send
 from ps.server.core import Shard
 from ps.types import CONTROLLER, Clock, WorkerId, worker_peer
-from ps.worker.core import Action as WorkerAction
-from ps.worker.core import Send as WorkerSend
+from ps.worker.actions import Action as WorkerAction
+from ps.worker.actions import Send as WorkerSend
 from ps.worker.core import Session
 
 SLICE_ELEMENTS = 4096  # 16 KiB of float32: the smallest parameter that is a slice of its own

@@ -10,8 +10,8 @@ import numpy as np
 from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
 from ps.types import Array
+from ps.worker.actions import PushEntry, Settled
 from ps.worker.client import Client
-from ps.worker.core import PushEntry, Settled
 from ps.worker.verdicts import PushFuture
 
 

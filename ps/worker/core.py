@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -34,70 +33,11 @@ from ps.messages import (
 )
 from ps.transport.base import PART_BYTES
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
+from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled
+from ps.worker.resends import INIT, Key, Resends
 
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
-INIT = -1
-BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """A message; `push`: with the frames of this push for its slices; `init`: with initial values."""
-
-    to: PeerId
-    body: Any
-    push: int = -1
-    init: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """The message in hand holds wanted values."""
-
-    pull: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The final verdict of a push on a slice: its frame may go; LATE: refund it first."""
-
-    push: int
-    slice: int
-    code: Code
-    version: int
-
-
-Action: TypeAlias = Send | Deliver | Settled
-
-
-@dataclass(slots=True)
-class PushEntry:
-    """A push that is not settled everywhere."""
-
-    id: int
-    clock: Clock
-    weight: float
-    open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
-    gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
-
-
-@dataclass(slots=True)
-class PullEntry:
-    """A pull that waits for some shards."""
-
-    id: int
-    clock: Clock
-    missing: dict[int, tuple[Int64, Int64]]  # shard -> (slice ids, own push numbers that must be in)
-    note: Waiting | None = None  # what a shard last said about the wait
-
-
-@dataclass(slots=True)
-class Due:
-    """When something unanswered is sent again."""
-
-    at: float
-    tries: int = 0
 
 
 class Session:
@@ -115,7 +55,7 @@ class Session:
     ) -> None:
         self.rank, self.incarnation, self.model, self.shards = WorkerId(rank), incarnation, model, shards
         self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
-        self.resend_s, self.inflight_clocks = resend_s, inflight_clocks
+        self.inflight_clocks = inflight_clocks
         self.clock = Clock(0)
         self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.lr, self.rate = 0.0, 1.0
@@ -136,8 +76,7 @@ class Session:
         self.fenced: str | None = None
         self.heard: dict[int, float] = {}  # shard -> last sign of life
         self._push_of: dict[tuple[int, int], int] = {}  # (slice, number) -> push
-        self.sending: Counter[int] = Counter()  # push (INIT: initial values) -> parts that the transport still holds
-        self._due: dict[tuple[Any, ...], Due] = {}
+        self.resends = Resends(resend_s)
         self._ticks: dict[tuple[int, int], Tick] = {}  # (shard, clock)
         self._inits: dict[int, set[int]] = {}  # shard -> slices whose values are not confirmed
         self._left: set[int] = set()
@@ -310,7 +249,7 @@ class Session:
             case InitDone(slice_E):
                 left = self._inits.get(shard, set()) - set(slice_E.tolist())
                 self._inits[shard] = left
-                self._moves(("init", shard, INIT), now)
+                self.resends.moves(("init", shard, INIT), now)
                 if not left:
                     del self._inits[shard]
             case LeaveDone(incarnation) if incarnation == self.incarnation:
@@ -321,32 +260,19 @@ class Session:
 
     def on_timer(self, now: float) -> list[Action]:
         """Sends again what has been unanswered for too long."""
-        actions: list[Action] = []
-        for key in list(self._due):
-            if not self._is_open(key):
-                del self._due[key]
-            elif self._due[key].at <= now and key[-1] in self.sending:
-                self._moves(key, now)
-            elif self._due[key].at <= now:
-                actions += self._again(key, now)
-        return actions
+        return [send for key in self.resends.take_due(now, self._is_open) for send in self._again(key, now)]
 
     def next_timer(self) -> float:
         """When `on_timer` has something to do; infinity when nothing is unanswered."""
-        return min((due.at for due in self._due.values()), default=float("inf"))
+        return self.resends.next()
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-
-    def _moves(self, key: tuple[Any, ...], now: float) -> None:
-        """A part of it has just left or been answered: on a slow link the rest only takes its time."""
-        if key in self._due:
-            self._due[key].at = max(self._due[key].at, now + self.resend_s)
 
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id - 1
 
-    def _is_open(self, key: tuple[Any, ...]) -> bool:
+    def _is_open(self, key: Key) -> bool:
         match key:
             case ("join", shard):
                 return shard not in self.welcomed
@@ -361,11 +287,9 @@ class Session:
             case _:
                 return key[1] not in self._left
 
-    def _again(self, key: tuple[Any, ...], now: float) -> list[Send]:
+    def _again(self, key: Key, now: float) -> list[Send]:
         """The message that `key` stands for, in parts where it is large, and the time of its next try."""
-        due = self._due.setdefault(key, Due(now))
-        due.at = now + self.resend_s * 2.0 ** min(due.tries, BACKOFF_MAX)
-        due.tries += 1
+        self.resends.sent(key, now)
         to = server_peer(key[1])
         rank, incarnation = self.rank, self.incarnation
         match key:
@@ -414,7 +338,7 @@ class Session:
             if push is None:
                 continue
             entry = self.pushes[push]
-            self._moves(("push", int(self.shard_S[slice_id]), push), now)
+            self.resends.moves(("push", int(self.shard_S[slice_id]), push), now)
             if code == Code.GATHERED:
                 entry.gathered.add(slice_id)
                 continue
@@ -438,7 +362,7 @@ class Session:
             if came_E.sum() != len(ids):
                 return []  # a second copy
             entry.missing[shard] = (asked[~came_E], seq_E[~came_E])
-            self._moves(("pull", shard, entry.id), now)
+            self.resends.moves(("pull", shard, entry.id), now)
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
         self.cached_S[ids], self.wrote_S[ids] = True, False
         self.round_S[ids] = self.clock // self.model.cadence.pull_every
@@ -464,7 +388,7 @@ class Session:
             for slice_id, (seq, _) in entry.open.items():
                 if seq > last_of.get(slice_id, 2**62):
                     entry.gathered.discard(slice_id)
-                    self._due.setdefault(("push", int(self.shard_S[slice_id]), entry.id), Due(now)).at = now
+                    self.resends.at_once(("push", int(self.shard_S[slice_id]), entry.id), now)
 
     def _welcome(self, shard: int, welcome: Welcome, now: float) -> list[Action]:
         """Once all have answered: a member goes on where it stood, a joiner starts at the latest clock of any shard."""

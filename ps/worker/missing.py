@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ps.messages import Waiting
-from ps.worker.core import PullEntry
+from ps.worker.actions import PullEntry
 
 if TYPE_CHECKING:
     from ps.worker.runtime import Worker

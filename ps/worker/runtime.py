@@ -40,10 +40,12 @@ from ps.optim.sgd import Sgd
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
+from ps.worker.actions import Action, Deliver, PushEntry, Send, Settled
 from ps.worker.arrays import Arrays
-from ps.worker.core import INIT, Action, Deliver, PushEntry, Send, Session, Settled
+from ps.worker.core import Session
 from ps.worker.missing import Missing
 from ps.worker.port import Port
+from ps.worker.resends import INIT
 
 log = logging.getLogger("ps")
 
@@ -460,9 +462,9 @@ class Worker:
     def _count_sending(self, push: int, parts: int) -> None:
         if self.port.releases_when_sent:
             with self._sending:
-                self.session.sending[push] += parts
-                if not self.session.sending[push]:
-                    del self.session.sending[push]
+                self.session.resends.sending[push] += parts
+                if not self.session.resends.sending[push]:
+                    del self.session.resends.sending[push]
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""

@@ -32,7 +32,9 @@ from ps.messages import (
     Welcome,
 )
 from ps.types import Clock, Int64, WorkerId
-from ps.worker.core import BACKOFF_MAX, PUSHES_IN_FLIGHT_MAX, Action, Deliver, Send, Session, Settled
+from ps.worker.actions import Action, Deliver, Send, Settled
+from ps.worker.core import PUSHES_IN_FLIGHT_MAX, Session
+from ps.worker.resends import BACKOFF_MAX
 
 INCARNATION = 3
 FIRST_ID = INCARNATION << 32  # push and pull ids count from here
@@ -274,9 +276,9 @@ def test_what_the_transport_still_holds_is_not_sent_again() -> None:
     worker = session(slices=1)
     push(worker)
     [entry] = worker.pushes
-    worker.sending[entry] = 1
+    worker.resends.sending[entry] = 1
     assert worker.on_timer(1.0) == [] and worker.next_timer() == 2.0
-    del worker.sending[entry]
+    del worker.resends.sending[entry]
     assert lines(worker.on_timer(2.0)) == ["server:0 <- push 0: 0#1 on v0"]
 
 
