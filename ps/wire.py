@@ -202,6 +202,19 @@ def encode(body: Any, job: bytes) -> bytes:
     return packed
 
 
+def claimed_job(header: bytes) -> bytes:
+    """The job id that a header names, in which its sender can be answered; zeros where it names none."""
+    try:
+        walk = msgpack.Unpacker(max_buffer_size=max(len(header), 1))
+        walk.feed(header)
+        walk.read_array_header()
+        walk.skip()
+        job = walk.unpack()
+    except Exception:  # as in `decode`
+        job = None
+    return job if type(job) is bytes and len(job) == JOB_BYTES else bytes(JOB_BYTES)
+
+
 def decode(header: bytes, job: bytes) -> Any:
     """The message that `header` holds.
 
@@ -222,7 +235,8 @@ def decode(header: bytes, job: bytes) -> Any:
     if version != WIRE_VERSION:
         raise FrameError(f"wire version: expected {WIRE_VERSION}, got {_short(version)}; run one release everywhere")
     if theirs != job:
-        raise FrameError(f"job id: expected {job.hex()[:8]}..., got {_short(theirs)}; the peer belongs to another job")
+        got = theirs.hex()[:8] if type(theirs) is bytes else _short(theirs)
+        raise FrameError(f"job id: expected this job's, got {got}...; the peer belongs to another job")
     cls = CODES.get(code) if type(code) is int else None
     if cls is None:
         raise FrameError(f"message code: expected one of {sorted(CODES)}, got {_short(code)}")

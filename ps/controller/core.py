@@ -128,7 +128,8 @@ class Controller:
             self.members[rank].heard = now
             if self.members[rank].state == "lost" and self.on_worker_loss == "wait":
                 self.members[rank].state = "running"  # it was only slow
-            self._of_worker(self.members[rank], message)
+            if not (self.members[rank].state == "lost" and isinstance(message, Done)):  # the others go on without it
+                self._of_worker(self.members[rank], message)
         else:
             reason = f"worker {rank}: expected its current incarnation, got {message.incarnation}; it was restarted"
             self._post(sender, Rejected(message.incarnation, reason, fenced=True))

@@ -65,6 +65,7 @@ class Run:
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     blamed_at: float = 0.0  # the job has failed: so long the one to blame may take to end
     told_late: bool = False
+    silent: set[int] = field(default_factory=set)  # ranks that were lost while their process went on
 
     @property
     def workers_left(self) -> bool:
@@ -138,12 +139,24 @@ class Run:
     def look(self) -> None:
         """Follows the controller, and judges the workers that have ended."""
         outcome, now = self.watch.look(), time.monotonic()
+        self.note_losses()
         for rank in list(self.unclear):
             self.judge(rank, now)
         if outcome is not None and outcome[1]:
             self.on_failed(outcome[0], now)
         elif outcome is not None:
             self.on_stopped(now)
+
+    def note_losses(self) -> None:
+        """Workers whose process lives and that the controller has given up: their lease ran out."""
+        for worker in self.watch.workers:
+            rank = worker["rank"]
+            if worker["state"] == "lost" and f"worker {rank}" in self.supervisor.running and rank not in self.silent:
+                self.silent.add(rank)
+                why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
+                self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
+                if self.config.on_worker_loss == "drop":
+                    self.loss = self.loss or Failure(f"{why}; it was lost")
 
     def judge(self, rank: int, now: float) -> None:
         """Finishes, restarts or gives up a worker whose process has ended."""
@@ -166,7 +179,8 @@ class Run:
             elif self.config.on_worker_loss == "wait":
                 self.failure = failure  # nobody will bring it back, so there is nothing to wait for
             else:
-                self.loss = self.loss or failure
+                if self.loss is None or self.loss.exit is None:
+                    self.loss = failure  # now with its last words
                 self.view.note(f"worker {rank}: {why}; the others go on without it (--on-worker-loss drop)")
 
     def on_failed(self, reason: str, now: float) -> None:

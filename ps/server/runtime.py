@@ -9,7 +9,7 @@ from typing import Any
 
 from ps import kernels, wire
 from ps.buffers import Buffer
-from ps.errors import FrameError, PeerError
+from ps.errors import Error, FrameError, PeerError
 from ps.messages import Init, Pull, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
@@ -73,16 +73,14 @@ class Server:
         try:
             body = wire.decode(message.header, self.job)
         except FrameError as error:
-            self.metrics.count("rejected_messages")
+            self._refuse(sender, error, wire.claimed_job(message.header))
             message.release()
-            self._post(sender, Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False))
             return
         held = Held(message, 1)
         try:
             self._perform(self._decide(sender, body, message), held)
         except PeerError as error:
-            self.metrics.count("rejected_messages")
-            self._post(sender, Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False))
+            self._refuse(sender, error, self.job)
         held.release()
 
     def finish(self, commits: list[Commit], now: float) -> None:
@@ -257,6 +255,11 @@ class Server:
         self.follower.feed(record, payload)
 
     # ---- sending ----------------------------------------------------------------------------------------------------
+
+    def _refuse(self, sender: PeerId, error: Error, job: bytes) -> None:
+        self.metrics.count("rejected_messages")
+        body = Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False)
+        self._outbox.send(sender, Message(wire.encode(body, job)), keep=False)
 
     def _post(self, to: PeerId, body: Any) -> None:
         self._outbox.send(to, Message(wire.encode(body, self.job)))

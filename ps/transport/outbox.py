@@ -25,13 +25,15 @@ class Outbox:
         """Somebody reads slowly: `retry` should be called soon."""
         return bool(self._waiting)
 
-    def send(self, to: PeerId, message: Message) -> None:
-        """Sends, or keeps it for `retry`."""
+    def send(self, to: PeerId, message: Message, *, keep: bool = True) -> None:
+        """Sends, or keeps it for `retry`. keep=False: lets go of it instead, as who reads nothing must cost nothing."""
         self._metrics.count("header_bytes", len(message.header), direction="sent")
-        if to in self._waiting:
-            self._waiting[to].append(message)
-        elif not self._is_taken(to, message):
-            self._waiting[to] = deque([message])
+        if to not in self._waiting and self._is_taken(to, message):
+            return
+        if keep:
+            self._waiting.setdefault(to, deque()).append(message)
+        else:
+            message.release()
 
     def retry(self) -> None:
         """Sends what waits, as far as there is room now."""

@@ -11,6 +11,7 @@ A routing id is the job id and the address, so that nobody who does not know the
 from __future__ import annotations
 
 import os
+import re
 import select
 import threading
 import time
@@ -107,7 +108,7 @@ class ZmqTransport:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who starts again takes its old place
         try:
-            socket.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+            socket.bind(f"{endpoint[:-1]}*" if endpoint.endswith(":0") else endpoint)
         except zmq.ZMQError as error:
             socket.close(0)
             raise ConfigError(
@@ -115,7 +116,7 @@ class ZmqTransport:
             ) from None
         self._router = socket
         self._receive_from(socket)
-        return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return re.sub(r"\[::ffff:([\d.]+)\]", r"\1", socket.getsockopt_string(zmq.LAST_ENDPOINT))  # an IPv4 place
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 

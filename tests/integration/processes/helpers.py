@@ -6,6 +6,7 @@ Nothing here sleeps to synchronise: a worker says where it is through one FIFO (
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -46,7 +47,7 @@ class Ended(NamedTuple):
 class Running:
     """A started command whose output goes to files; it is killed with all its descendants at the end of the test."""
 
-    def __init__(self, argv: Sequence[str | Path], folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, argv: Sequence[object], folder: Path, env: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "out", folder / "err"
         with self._out.open("w") as out, self._err.open("w") as err:
@@ -97,19 +98,19 @@ class Stage:
 
     # ---- processes --------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, argv: Sequence[str | Path], env: dict[str, str] | None = None) -> Running:
+    def start(self, name: str, argv: Sequence[object], env: dict[str, str] | None = None) -> Running:
         """Starts a command of this test."""
         running = Running(argv, self.folder / name, env)
         self._running.append(running)
         return running
 
-    def psctl(self, script: str | Path, *args: object, name: str = "run", **flags: object) -> Running:
+    def psctl(self, script: str | Path, *args: object, **flags: object) -> Running:
         """Starts `psctl run --FLAG VALUE ... SCRIPT FOLDER ARGS`; SCRIPT is a name in `scripts/` or a path."""
-        argv: list[str | Path] = [sys.executable, "-m", "ps.cli.main", "run"]
+        argv: list[object] = [sys.executable, "-m", "ps.cli.main", "run"]
         for flag, value in {"timeout_s": 20.0, **flags}.items():
             argv += [f"--{flag.replace('_', '-')}", str(value)]
         path = SCRIPTS / script if isinstance(script, str) else script
-        return self.start(name, [*argv, path, self.folder, *map(str, args)])
+        return self.start("run", [*argv, path, self.folder, *args])
 
     def close(self) -> None:
         """Ends everything."""
@@ -151,7 +152,7 @@ class Stage:
             return {key: stored[key] for key in stored.files}
 
 
-# ---- processes of the machine -----------------------------------------------------------------------------------------
+# ---- processes of the machine ----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -201,8 +202,6 @@ def wait_until(what: str, true: Callable[[], bool], deadline_s: float = 10.0) ->
 
 def status(controller: str) -> dict[str, Any]:
     """What the controller at "host:port" says of its cluster."""
-    import json
-
     with grpc.insecure_channel(controller) as channel:
         ask = channel.unary_unary(f"/{SERVICE}/Status")
         found: dict[str, Any] = json.loads(pb.StatusReply.FromString(ask(b"", timeout=10.0)).json)

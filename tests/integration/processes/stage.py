@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 FOLDER = Path(sys.argv[1])
+BEAT_S = 0.1
 
 
 def say(*words: object) -> None:
@@ -19,9 +22,11 @@ def say(*words: object) -> None:
     os.close(fd)
 
 
-def wait_at(gate: str) -> None:
-    """Until the test opens it."""
+def wait_at(gate: str, meanwhile: Callable[[], None] | None = None) -> None:
+    """Until the test opens it; `meanwhile` is called again and again."""
     fd = os.open(FOLDER / f"gate-{gate}", os.O_RDONLY)
+    while meanwhile is not None and not select.select([fd], [], [], BEAT_S)[0]:
+        meanwhile()
     os.read(fd, 1)
     os.close(fd)
 

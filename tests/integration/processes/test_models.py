@@ -1,4 +1,4 @@
-"""The oracles of the core once more over real processes: BSP to the bit, SSP's and async's guarantees on what was read."""
+"""The oracles of the core over real processes: BSP to the bit, SSP's and async's promises on what was read."""
 
 from __future__ import annotations
 
@@ -42,22 +42,20 @@ def test_bsp_over_processes_equals_one_process_bit_for_bit(
         assert_bytes_equal(values, expected[-1])
 
 
-@pytest.mark.parametrize(
-    ("consistency", "lead"), [("bsp", 0), ("ssp:staleness=2", 2), ("async", 100)]
-)
+@pytest.mark.parametrize(("consistency", "lead"), [("bsp", 0), ("ssp:staleness=2", 2), ("async", 100)])
 def test_a_reader_is_at_most_as_far_ahead_as_the_model_says(stage: Stage, consistency: str, lead: int) -> None:
     """Worker 0 is held at clock 1 until worker 1 asks for the first values it may not have (or, under async, is through
     them all): the whole lead is used, and never more. Each push is added exactly once.
     """
     clocks, held = 6, 1
-    stage.gate("middle")
+    stage.gate("0")
     run = stage.psctl(
-        "sums.py", clocks, 0, held, "before", workers=2, servers=2, consistency=consistency, optimizer="add"
+        "sums.py", clocks, f"0:{held}:before", workers=2, servers=2, consistency=consistency, optimizer="add"
     )
     stage.sign("0 reads 1", run)
     first_refused = held + lead + 1
     stage.sign("1 through" if first_refused >= clocks else f"1 reads {first_refused}", run)
-    stage.open_gate("middle")
+    stage.open_gate("0")
     code, _, err = run.wait()
     assert code == 0, err
     leads = []

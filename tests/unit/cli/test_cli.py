@@ -72,6 +72,19 @@ def test_every_option_of_a_run_is_a_flag(capsys: pytest.CaptureFixture[str], ask
         (["run", "--optimizer", "sdg", __file__], "psctl run: --optimizer: expected one of adagrad, "),
         (["run", "--seed", "x", __file__], "psctl run: --seed: expected a valid integer"),
         (["run", "--max-restarts", "x", __file__], "psctl run: Invalid value for '--max-restarts': "),
+        (["status"], "psctl status: Missing argument 'HOST:PORT'; see psctl status --help"),
+        (["stop", "here"], "psctl stop: controller: expected host:port of a controller, got 'here'"),
+        (["server", "--controller", "x"], "psctl server: --controller: expected host:port of a controller, got 'x'"),
+        (["server", "--controller", "h:1", "--listen", "h"], "psctl server: --listen: expected host:port, got 'h'"),
+        (["server", "--controller", "h:1", "--listen", "h:0"], "psctl server: --listen: expected a loopback address"),
+        (
+            ["server", "--controller", "h:1", "--listen", "0.0.0.0:0", "--insecure"],
+            "psctl server: --advertise: expected the host that others dial, as --listen 0.0.0.0:0 is none; name it",
+        ),
+        (["worker", "--controller", "h:1", "no_such.py"], "psctl worker: SCRIPT: expected a Python file, got"),
+        (["controller", "--host", "::"], "psctl controller: --host: expected a loopback address such as 127.0.0.1"),
+        (["controller", "--workers", "0"], "psctl controller: --workers: expected greater than or equal to 1"),
+        (["controller", "--stop-after", "5"], "psctl controller: --stop-after: expected 10epochs, 5000clocks or"),
         (["walk"], "psctl: No such command 'walk'; see psctl --help"),
     ],
 )
@@ -91,7 +104,10 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for name, info in RunConfig.model_fields.items():
         assert f"--{name.replace('_', '-')} " in out
         assert info.default is None or isinstance(info.default, (bool, float)) or f"{info.default}]" in out
-    assert "run  Run SCRIPT on a cluster" in psctl(capsys, "--help")[1]
+    commands = psctl(capsys, "--help")[1]
+    assert "run         Run SCRIPT on a cluster" in commands
+    for name in ("controller", "server", "worker", "status", "stop"):
+        assert f"\n  {name} " in commands and psctl(capsys, name, "--help")[0] == 0
     assert psctl(capsys, "--version") == (0, f"psctl {ps.__version__}\n", "")
 
 

@@ -13,7 +13,7 @@ from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd, Role
 from ps.control.link import ControlLink
 from ps.control.service import ControlServer
-from ps.messages import Enroll, Enrolled, Place, Placed, Spec
+from ps.messages import Done, Enroll, Enrolled, Place, Placed, Spec
 from ps.types import WorkerId
 
 WAIT_S = 20.0  # a deadline, not a pause: everything here answers within milliseconds
@@ -63,7 +63,9 @@ class Peer:
 class Cluster:
     """A controller that listens; closes itself and its peers."""
 
-    def __init__(self, servers: int = 1, workers: int = 1, hello_s: float = WAIT_S, hold: bool = False, **options: Any) -> None:
+    def __init__(
+        self, servers: int = 1, workers: int = 1, hello_s: float = WAIT_S, hold: bool = False, **options: Any
+    ) -> None:
         config = RunConfig(servers=servers, workers=workers, **options)
         self.server = ControlServer(config, hello_s=hello_s, hold=hold)
         self.peers: list[Peer] = []
@@ -106,3 +108,7 @@ class Cluster:
 def place(server: Peer, shard: int) -> None:
     """Plays the server's part of a registration."""
     server.say(Placed(shard, server.expect(Place).epoch))
+
+
+def done(peer: Peer, rank: int, error: str = "") -> None:
+    peer.say(Done(WorkerId(rank), peer.incarnation, error))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ps.config import RunConfig
+from ps.control import control_pb2 as pb
 from ps.control.frames import (
     Body,
     FromController,
@@ -29,7 +30,7 @@ WELCOME = Welcome(bytes(16), RunConfig(servers=2, lease_s=float("inf")), 1, {0: 
     "frame",
     [
         Hello("worker", rank=-1),
-        Hello("server", b"j" * 16, -1, "tcp://h:1", 1, 9, "n", "host", 7, ("none", "topk"), "1.0"),
+        Hello("server", b"j" * 16, -1, "tcp://h:1", 1, 9, "n", "host", 7, ("none", "topk"), "1.0", 3),
         Body(b""),
         Body(b"\x00\xff"),
         MetricsJson("{}"),
@@ -51,6 +52,13 @@ def test_any_bytes_are_a_frame_or_a_frame_error(raw: bytes) -> None:
     for read in (read_to_controller, read_from_controller):
         with suppress(FrameError):
             read(raw)
+
+
+def test_a_hello_of_a_release_without_shards_wants_any() -> None:
+    old = pb.ToController.FromString(to_controller(Hello("server", data_address="tcp://h:1")))
+    old.hello.ClearField("shard")
+    read = read_to_controller(old.SerializeToString())
+    assert isinstance(read, Hello) and read.shard == -1
 
 
 def test_a_hello_without_a_role_is_none() -> None:

@@ -40,13 +40,9 @@ from ps.messages import (
     Waiting,
 )
 from ps.types import Clock, WorkerId
-from tests.unit.control.peers import SPEC, WAIT_S, Cluster, Peer, place
+from tests.unit.control.peers import SPEC, WAIT_S, Cluster, Peer, done, place
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-
-
-def done(peer: Peer, rank: int, error: str = "") -> None:
-    peer.say(Done(WorkerId(rank), peer.incarnation, error))
 
 
 def answer(address: str, first: bytes) -> FromController:
@@ -215,6 +211,40 @@ def test_garbage_is_counted_and_harmless() -> None:
         assert cluster.server.status()["rejected"] == len(bad) + 6
         worker.say(Barrier(WorkerId(0), 1, 1))
         assert worker.expect(BarrierOpen).number == 1
+
+
+def test_every_logged_value_is_handed_out_once_in_order() -> None:
+    with Cluster(workers=2) as cluster:
+        cluster.servers()
+        first, second = cluster.workers(2)
+        for clock in (1, 1, 2):
+            first.say(Log(WorkerId(0), 1, Clock(clock), ("loss", "acc"), (0.5, clock / 2)))
+        first.say(Log(WorkerId(0), 7, Clock(9), ("loss",), (0.0,)))  # another incarnation's
+        assert first.expect(Rejected).fenced
+        first.say(Progress(WorkerId(0), 1, Clock(2)))
+        cluster.until(lambda status: status["workers"][0]["clock"] == 2)
+        logs = cluster.server.take_logs()
+        assert [(log.rank, log.clock, log.values) for log in logs] == [
+            (0, clock, {"loss": 0.5, "acc": clock / 2}) for clock in (1, 1, 2)
+        ]
+        assert logs[0].at <= logs[2].at <= time.monotonic() and cluster.server.take_logs() == []
+        second.say(Log(WorkerId(1), 1, Clock(3), ("loss",), (0.5,)))
+        done(second, 1)
+        done(first, 0)
+        first.end()
+        assert [log.values for log in cluster.server.take_logs()] == [{"loss": 0.5}]  # after the end too
+
+
+def test_servers_get_the_shard_that_they_want() -> None:
+    with Cluster(servers=3) as cluster:
+        assert cluster.join("server", shard=2).link.welcome.shard == 2
+        assert cluster.join("server").link.welcome.shard == 0
+        with pytest.raises(ConfigError, match=r"shard: expected one of 0 to 2 .* got 2, which the server at tcp://"):
+            cluster.join("server", shard=2)
+        with pytest.raises(ConfigError, match=r"shard: expected one of 0 to 2 that no other server holds, got 3; "):
+            cluster.join("server", shard=3)
+        with pytest.raises(ConfigError, match=r"shard: expected -1 from a reader, got 1"):
+            cluster.join("reader", shard=1)
 
 
 def test_metrics_are_kept_as_last_sent() -> None:

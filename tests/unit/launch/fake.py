@@ -2,7 +2,7 @@
 
 Servers ask as rank -1. Workers say `RANK clock 5`, `RANK log loss 0.5`, `RANK done`, `RANK failed TEXT`, each a line on
 a connection of its own that is answered once it counts: no test waits by time.
-
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ def test_after_a_stop_rule_the_values_are_saved(tmp_path: Path, env: dict[str, s
 def test_servers_are_the_shards_that_they_are_called(tmp_path: Path, env: dict[str, str]) -> None:
     """Server 1 is killed: the controller blames shard 1."""
     script = "import ps, numpy as np\nclient = ps.connect()\nclient.register({'w': np.ones(3, np.float32)})\n"
-    kill = "import os, signal, subprocess\npids = subprocess.check_output(['pgrep', '-P', str(os.getppid())], text=True)"
+    kill = (
+        "import os, signal, subprocess\npids = subprocess.check_output(['pgrep', '-P', str(os.getppid())], text=True)"
+    )
     find = """
 for pid in pids.split():
     environ = open(f'/proc/{pid}/environ', 'rb').read().split(b'\\0')

@@ -180,6 +180,17 @@ def test_stop_when(launch: Launch) -> None:
     assert launch.err.endswith("s: --stop-when val_acc>=0.97: worker 0 logged 0.98\n")
 
 
+def test_stop_when_misses_no_value_between_two_looks(launch: Launch) -> None:
+    script = """
+for value in (0.5, 0.98, 0.98, 0.1):
+    say("log val_acc", value)
+until_stopped(); say("done")
+"""
+    assert launch(script, stop_when="val_acc>=0.97") == 0, launch.err
+    assert launch.err.endswith("s: --stop-when val_acc>=0.97: worker 0 logged 0.98\n")
+    assert [row["value"] for row in launch.journal[1:-1]] == [0.5, 0.98, 0.98, 0.1]
+
+
 def test_a_worker_that_does_not_see_the_end_is_ended(launch: Launch) -> None:
     script = 'say("clock", 5)\nsignal.pause()'
     assert launch(script, stop_after="5clocks") == 0, launch.err
@@ -192,6 +203,8 @@ def test_the_evaluator_is_not_counted_and_its_cost_is_told(launch: Launch) -> No
         "print('here', flush=True)\nsignal.pause()\n"
     )
     assert launch('say("done")', evaluator=str(launch.folder / "evaluate.py")) == 0, launch.err
+    assert "the evaluator has not ended 1 s after the job, so it is made to\n" in launch.err
+    assert launch.control is not None and launch.control.released
     assert "ps: the evaluator used 0." in launch.err and launch.journal[-1]["evaluator_cpu_s"] >= 0
 
 

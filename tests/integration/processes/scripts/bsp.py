@@ -21,8 +21,8 @@ with ps.connect() as client:
 
     def hold(clock: int) -> float:
         if (client.rank, clock) == victim and first_life:
-            say("held", os.getpid())
-            wait_at("middle")
+            say("held", client.rank, os.getpid())
+            wait_at(str(client.rank))
         return 0.0
 
     read = problem.run(client, hold)

@@ -1,7 +1,7 @@
-"""FOLDER CLOCKS [RANK CLOCK PLACE]: adds integers; rank 0 leaves the sum, each worker what it saw at every read.
+"""FOLDER CLOCKS [RANK:CLOCK:PLACE ...]: adds integers; rank 0 leaves the sum, each worker what it saw at every read.
 
-With RANK CLOCK PLACE, that worker says its pid in that clock, before its push or after it, and waits there, in its
-first life.
+RANK:CLOCK:PLACE holds that worker in that clock, `before` its push or `after` it, in its first life: it says its pid
+and waits at the gate of its rank. With `:alive` behind it, its lease runs on meanwhile.
 """
 
 import os
@@ -14,7 +14,7 @@ from tests.integration.processes.problems import integers, start_values
 from tests.integration.processes.stage import leave, say, wait_at
 
 clocks = int(sys.argv[2])
-victim = (int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]) if len(sys.argv) > 3 else (-1, -1, "")
+holds = {tuple(hold.split(":")[:3]): hold.endswith(":alive") for hold in sys.argv[3:]}
 
 with ps.connect() as client:
     first_life = client._worker.incarnation == 1
@@ -22,9 +22,10 @@ with ps.connect() as client:
     session = client._worker.session
 
     def hold(place: str) -> None:
-        if (client.rank, client.clock, place) == victim and first_life:
-            say("held", os.getpid(), os.environ["PS_CONTROLLER"])
-            wait_at("middle")
+        where = (str(client.rank), str(client.clock), place)
+        if where in holds and first_life:
+            say("held", client.rank, os.getpid(), os.environ["PS_CONTROLLER"], os.environ["PS_JOB"])
+            wait_at(str(client.rank), (lambda: client.log(waits=1.0)) if holds[where] else None)
 
     seen = []
     while client.clock < clocks:

@@ -1,4 +1,4 @@
-"""FOLDER CLOCKS CLOCK: adds integers without a barrier; every worker waits in that clock, and leaves its last values."""
+"""FOLDER CLOCKS CLOCK: adds integers without a barrier; all wait in that clock, and leave their last values."""
 
 import sys
 

@@ -1,0 +1,114 @@
+"""`--config FILE`: flags win over the file, and what is wrong in it is one line with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ps.cli import controller as controller_command
+from ps.cli import main as cli
+from ps.cli import run as command
+from ps.config import RunConfig
+from ps.launch.options import RunOptions
+from ps.launch.rules import StopAfter
+
+FILE = """
+servers = 3
+consistency = "ssp:staleness=3"
+max_restarts = 2
+stop_after = "5clocks"
+log_dir = "logs"
+"""
+
+
+def psctl(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(argv))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_flags_of_a_run_win(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    asked: list[RunOptions] = []
+    monkeypatch.setattr(command, "run_cluster", lambda options: asked.append(options) or 7)
+    flags = ["--servers", "1", "--log-dir", "elsewhere", "--max-restarts", "0"]
+    assert psctl(capsys, "run", "--config", str(path), *flags, "train.py", "--config", "its own")[0] == 7
+    assert asked == [
+        RunOptions(
+            script="train.py",
+            args=("--config", "its own"),
+            config={"servers": "1", "consistency": "ssp:staleness=3"},
+            stop_after="5clocks",
+            max_restarts=0,
+            log_dir="elsewhere",
+            places={"consistency": f"{path}:3", "stop_after": f"{path}:5"},
+        )
+    ]
+
+
+def test_flags_of_a_controller_win(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(controller_command, "run_controller", lambda *given, **named: asked.append((given, named)) or 0)
+    path.write_text('servers = 3\nworkers = 4\nstop_after = "5clocks"\n')
+    assert psctl(capsys, "controller", "--config", str(path), "--servers", "2", "--port", "0")[0] == 0
+    ((given, named),) = asked
+    assert given == (RunConfig(servers=2, workers=4), [StopAfter(5, "clocks")])
+    assert named == {"host": "127.0.0.1", "port": 0, "quiet": False}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("bogus = 1", ":1: bogus: expected one of clip_norm, "),
+        ("\nservers = 0", ":2: servers: expected greater than or equal to 1, got 0\n"),
+        ('\noptimizer = "sdg"', ":2: optimizer: expected one of adagrad, "),
+        ('optimizer = "sgd:lr=0.1,lr=2"', ":1: optimizer: 'sgd:lr=0.1,lr=2': option 'lr' stands twice; keep one\n"),
+        ('stop_after = "5"', ":1: stop_after: expected 10epochs, 5000clocks or 600s, got '5'\n"),
+        ("servers = ", ":1:11: expected TOML, got none: Invalid value\n"),
+    ],
+)
+@pytest.mark.parametrize("run", [True, False])
+def test_mistakes_are_one_line_with_their_place(
+    capsys: pytest.CaptureFixture[str], path: Path, source: str, words: str, run: bool
+) -> None:
+    path.write_text(source)
+    name, *script = ["run", __file__] if run else ["controller"]
+    code, out, err = psctl(capsys, name, "--config", str(path), *script)
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"psctl {name}: {path}{words}")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('evaluator = "none.py"', ":1: evaluator: expected a Python file, got 'none.py', which does not exist\n"),
+        ('save = "/"', ":1: save: expected a file to write, got the folder '/'\n"),
+    ],
+)
+def test_files_that_a_file_names(capsys: pytest.CaptureFixture[str], path: Path, source: str, words: str) -> None:
+    path.write_text(source)
+    code, out, err = psctl(capsys, "run", "--config", str(path), __file__)
+    assert (code, out, err) == (2, "", f"psctl run: {path}{words}")
+
+
+def test_a_flags_mistake_stays_the_flags(capsys: pytest.CaptureFixture[str], path: Path) -> None:
+    code, _, err = psctl(capsys, "run", "--config", str(path), "--consistency", "bps", __file__)
+    assert code == 2 and err.startswith("psctl run: --consistency: expected one of ")
+
+
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, script in (("run", [__file__]), ("controller", [])):
+        code, _, err = psctl(capsys, name, "--config", "no.toml", *script)
+        words = "no.toml: expected a TOML file that can be read, got No such file or directory"
+        assert (code, err) == (2, f"psctl {name}: {words}\n")
