@@ -1,27 +1,36 @@
 """The first five minutes with ps: one network, three consistency models, four workers of which one is slow.
 
-Trains a small network on real data under bsp, ssp and async, shows every worker meanwhile, and ends with a table and a
-plot. All runs are in virtual time: the same seed gives the same result, to the last bit. `make demo` installs what it
+Trains a small network on real data under bsp, ssp and async, in two worlds: in virtual time, where the same seed gives
+the same result, to the last bit; then as real processes over ZeroMQ, by `psctl run examples/digits.py`, with real
+sleeps for the slow worker. Shows every worker meanwhile, and ends with a table and a plot. `make demo` installs what it
 needs and runs it; by hand: pip install -e '.[demo]', then python examples/demo.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # sums are repeatable for a fixed number
 
-import numpy as np
+from digits import (  # type: ignore[import-not-found]  # it stands beside this file
+    HIDDEN,
+    Data,
+    accuracy,
+    gradients,
+    initial_values,
+    load,
+)
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console, Group
@@ -34,85 +43,15 @@ from ps.metrics import Histogram, Snapshot, merge, series
 
 MODELS = ("bsp", "ssp:staleness=3", "async")
 LR = 1.0  # one rate for all three models: it is meant for one mean gradient of all workers per clock
-HIDDEN = 128  # units of the hidden layer
-STEP_S = 0.010  # declared compute of one step, in virtual seconds
-POINTS = 30  # evaluations per run
-
-Array = np.ndarray[Any, Any]
-Values = dict[str, Array]
+STEP_S = 0.010  # of one step: declared compute in virtual time, a sleep in processes
+POINTS = 30  # evaluations per run in virtual time
+DIGITS = Path(__file__).with_name("digits.py")  # what the processes run
 
 
-# ---- real data: scikit-learn's digits, or MNIST from a folder -------------------------------------------------------
-class Data(NamedTuple):
-    """Images are rows of float32 in [0, 1], labels 0 to 9; `batch` is of one worker and step, `epochs` a default."""
-
-    name: str
-    train: tuple[Array, Array]
-    test: tuple[Array, Array]
-    batch: int
-    epochs: int
-
-
-def digits() -> Data:
-    """1,797 images of 8 x 8 pixels that come with scikit-learn; a fixed fifth of them is the test part."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = (images[order] / 16).astype(np.float32), labels[order]
-    train, test = (images[360:], labels[360:]), (images[:360], labels[:360])
-    return Data("scikit-learn's digits", train, test, batch=32, epochs=32)
-
-
-def mnist(folder: Path) -> Data:
-    """The four gzipped IDX files in this folder or in its mnist/. Exits, saying why, when they cannot be read."""
-    folder = folder / "mnist" if (folder / "mnist").is_dir() else folder
-    try:
-        parts = []
-        for part in ("train", "t10k"):
-            images = np.frombuffer(gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8)
-            labels = np.frombuffer(gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8)
-            parts.append((images[16:].reshape(len(labels) - 8, 784) / np.float32(255), labels[8:].astype(np.int64)))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        sys.exit(f"demo: --data: expected a folder with MNIST (train-images-idx3-ubyte.gz, ...), got this: {error}")
-    return Data("MNIST", parts[0], parts[1], batch=64, epochs=3)
-
-
-# ---- the network: two layers, in NumPy ------------------------------------------------------------------------------
-def initial_values(features: int, seed: int) -> Values:
-    random = np.random.default_rng(seed)
-    hidden = random.standard_normal((features, HIDDEN)) * np.sqrt(2 / features)
-    output = random.standard_normal((HIDDEN, 10)) * np.sqrt(1 / HIDDEN)
-    values = {"hidden/w": hidden, "hidden/b": np.zeros(HIDDEN), "output/w": output, "output/b": np.zeros(10)}
-    return {name: array.astype(np.float32) for name, array in values.items()}
-
-
-def forward(values: Values, images: Array) -> tuple[Array, Array]:
-    """Activations of the hidden layer, and scores of the ten classes."""
-    hidden = np.maximum(images @ values["hidden/w"] + values["hidden/b"], 0)
-    return hidden, hidden @ values["output/w"] + values["output/b"]
-
-
-def gradients(values: Values, images: Array, labels: Array) -> Values:
-    """Of the mean cross-entropy of a batch."""
-    hidden, scores = forward(values, images)
-    at_scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-    at_scores /= at_scores.sum(axis=1, keepdims=True)
-    at_scores[np.arange(len(labels)), labels] -= 1
-    at_scores /= len(labels)
-    at_hidden = (at_scores @ values["output/w"].T) * (hidden > 0)
-    grads = {"hidden/w": images.T @ at_hidden, "hidden/b": at_hidden.sum(axis=0)}
-    return {**grads, "output/w": hidden.T @ at_scores, "output/b": at_scores.sum(axis=0)}
-
-
-def accuracy(values: Values, test: tuple[Array, Array]) -> float:
-    return float((forward(values, test[0])[1].argmax(axis=1) == test[1]).mean())
-
-
-# ---- training under one model ---------------------------------------------------------------------------------------
+# ---- one model in virtual time --------------------------------------------------------------------------------------
 @dataclass
 class Run:
-    """One model: what it is to do, and what has come out so far."""
+    """One model in virtual time: what it is to do, and what has come out so far."""
 
     model: str
     steps: int  # of all workers together
@@ -137,7 +76,7 @@ def train(client: ps.Client, cluster: ps.LocalCluster, run: Run, pile: Iterator[
         values = client.pull()  # waits as the model says
         if step % max(1, run.steps // POINTS) == 0:  # takes no virtual time
             run.curve.append((cluster.status()["virtual_seconds"], accuracy(values, data.test)))
-        grads = gradients(values, images, labels)
+        grads, _ = gradients(values, images, labels)
         client.spend(step_s)  # virtual time passes as declared, whatever this machine needs
         client.push(grads, weight=len(labels))
         client.tick()
@@ -150,16 +89,16 @@ def run_model(run: Run, data: Data, view: View, args: argparse.Namespace) -> Non
     pile, started = iter(range(run.steps)), time.monotonic()
     with ps.LocalCluster(args.servers, args.workers, **options) as cluster:
         cluster.start(lambda client: train(client, cluster, run, pile, data, args.slow))
-        view.show(run, cluster.status())
+        show_virtual(run, view, cluster.status())
         while not is_over(cluster):
             run.metrics = cluster.metrics()
-            view.show(run, cluster.status())
+            show_virtual(run, view, cluster.status())
         cluster.results()  # raises what went wrong in a worker
         status = cluster.status()
         run.wall_s, run.virtual_s = time.monotonic() - started, status["virtual_seconds"]
         run.metrics, run.checksum = cluster.metrics(), cluster.checksum()
         run.curve.append((run.virtual_s, accuracy(cluster.pull(), data.test)))
-        view.show(run, status)
+        show_virtual(run, view, status)
 
 
 def is_over(cluster: ps.LocalCluster) -> bool:
@@ -170,32 +109,127 @@ def is_over(cluster: ps.LocalCluster) -> bool:
     return cluster.status()["stopped"] is not None
 
 
+# ---- one model as processes -----------------------------------------------------------------------------------------
+@dataclass
+class Processes:
+    """One `psctl run`, as its run.jsonl tells it."""
+
+    model: str
+    clocks: list[int]  # finished, of each worker
+    curve: list[tuple[float, float]] = field(default_factory=list)  # seconds of training, test accuracy
+    seconds: float = 0.0  # of training, when worker 0 last said so
+    wall_s: float = 0.0  # from the start of psctl to its end
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, processes"
+
+    @property
+    def fast(self) -> int:  # clocks of the furthest of the fast workers; the last worker is the slow one
+        return max(self.clocks[:-1], default=self.clocks[-1])
+
+    def take(self, row: dict[str, Any]) -> None:
+        """One line of run.jsonl."""
+        if row.get("event") == "end":
+            self.clocks = row["clocks"]
+        elif "name" in row:
+            self.clocks[row["rank"]] = row["clock"]
+            if row["name"] == "seconds":
+                self.seconds = row["value"]
+            elif row["name"] == "accuracy":
+                self.curve.append((self.seconds, row["value"]))
+
+
+def psctl_run(model: str, logs: str, args: argparse.Namespace) -> list[str]:
+    """The command line: worker 0 logs `seconds` of training, and the run ends when it logs enough of them."""
+    flags = {"servers": args.servers, "workers": args.workers, "consistency": model, "optimizer": f"sgd:lr={LR}"}
+    ends = {"seed": args.seed, "stop-when": f"seconds>={args.seconds}", "log-dir": logs}
+    script = [str(DIGITS), "--epochs=1000000", f"--slow={args.slow}", f"--step-ms={1000 * STEP_S}"]
+    psctl = [sys.executable, "-m", "ps.cli.main", "run", "--quiet"]
+    return [
+        *psctl,
+        *(f"--{name}={value}" for name, value in (flags | ends).items()),
+        *script,
+        *([f"--data={args.data}"] if args.data else []),
+    ]
+
+
+def new_rows(logs: Path) -> Iterator[list[dict[str, Any]]]:
+    """What run.jsonl has got since the last look, without end; its folder is made by psctl."""
+    while not (found := list(logs.glob("*/run.jsonl"))):
+        yield []
+    with found[0].open() as journal:
+        rest = ""
+        while True:
+            *lines, rest = (rest + journal.read()).split("\n")
+            yield [json.loads(line) for line in lines]
+
+
+def run_processes(run: Processes, view: View, args: argparse.Namespace) -> None:
+    """One cluster from start to end. Exits with psctl's last words when it fails."""
+    logs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    started, over, quiet = time.monotonic(), False, subprocess.DEVNULL
+    with logs as folder, tempfile.TemporaryFile("w+") as said:
+        rows = new_rows(Path(folder))
+        with subprocess.Popen(psctl_run(run.model, folder, args), stdin=quiet, stdout=said, stderr=said) as psctl:
+            try:
+                while not over:
+                    over = has_ended(psctl)  # first: what it wrote before its end is then among the rows
+                    for row in next(rows):
+                        run.take(row)
+                    run.wall_s = time.monotonic() - started
+                    show_processes(run, view, 1.0 if over else min(0.99, run.seconds / args.seconds))
+            except BaseException:
+                psctl.terminate()  # it ends everybody
+                psctl.wait()
+                raise
+        if psctl.returncode:
+            said.seek(0)
+            sys.exit(f"demo: psctl run has failed with exit code {psctl.returncode}:\n{said.read()}")
+
+
+def has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Waits a tenth of a second for it."""
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    return child.returncode is not None
+
+
 # ---- what one sees --------------------------------------------------------------------------------------------------
 class View:
     """Bars that move while it runs; where stdout is no terminal, a plain line for every quarter of it."""
 
-    def __init__(self, console: Console) -> None:
-        model, note = TextColumn("{task.description:15}"), TextColumn("{task.fields[note]}")
-        self.bars = Progress(model, BarColumn(20), note, console=console)
-        self.bar = {model: self.bars.add_task(model, total=1.0, note="") for model in MODELS}
+    def __init__(self, console: Console, names: list[str]) -> None:
+        name, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        self.width = max(map(len, names))
+        self.bars = Progress(name, BarColumn(20), note, console=console)
+        self.bar = {name: self.bars.add_task(f"{name:{self.width}}", total=1.0, note="") for name in names}
         self.live = Live(self.bars, console=console) if console.is_interactive and sys.stdout.isatty() else None
-        self.quarter = dict.fromkeys(MODELS, 0)  # the last one told
+        self.quarter = dict.fromkeys(names, 0)  # the last one told
 
-    def show(self, run: Run, status: dict[str, Any]) -> None:
-        """Where this run is now."""
-        clocks = [worker["clock"] for worker in status["workers"]]
-        share = sum(clocks) / run.steps
-        note = f"{share:4.0%} {status['virtual_seconds']:6.2f} virtual s"
-        note += f", accuracy {run.curve[-1][1]:.1%}" if run.curve else ""
+    def show(self, name: str, share: float, note: str, clocks: list[int], *more: str) -> None:
+        """Where this run is now: how much of it is done, and the clock of each worker."""
+        note = f"{share:4.0%} {note}"
         if self.live is not None:
             rows = [f"  worker {rank}: clock {c:4}, {max(clocks) - c:3} behind" for rank, c in enumerate(clocks)]
-            if late := run.staleness:
-                rows.append(f"  staleness so far: median {late.percentile(50):g}, at most {late.max:g} commits")
-            self.bars.update(self.bar[run.model], completed=share, note=note)
-            self.live.update(self.bars if share >= 1 else Group(self.bars, *rows), refresh=True)
-        elif int(4 * share) > self.quarter[run.model]:
-            self.quarter[run.model] = int(4 * share)
-            print(f"{run.model:15} {note}, clocks {' '.join(map(str, clocks))}", flush=True)
+            self.bars.update(self.bar[name], completed=share, note=note)
+            self.live.update(self.bars if share >= 1 else Group(self.bars, *rows, *more), refresh=True)
+        elif int(4 * share) > self.quarter[name]:
+            self.quarter[name] = int(4 * share)
+            print(f"{name:{self.width}} {note}, clocks {' '.join(map(str, clocks))}", flush=True)
+
+
+def show_virtual(run: Run, view: View, status: dict[str, Any]) -> None:
+    clocks = [worker["clock"] for worker in status["workers"]]
+    note = f"{status['virtual_seconds']:6.2f} virtual s" + (f", accuracy {run.curve[-1][1]:.1%}" if run.curve else "")
+    late = run.staleness
+    more = [f"  staleness so far: median {late.percentile(50):g}, at most {late.max:g} commits"] if late else []
+    view.show(run.model, sum(clocks) / run.steps, note, clocks, *more)
+
+
+def show_processes(run: Processes, view: View, share: float) -> None:
+    reached = f"{run.seconds:6.2f} s, accuracy {run.curve[-1][1]:.1%}" if run.curve else "starting"
+    view.show(run.name, share, reached, run.clocks)
 
 
 def waits(run: Run) -> str:
@@ -212,9 +246,9 @@ def waits(run: Run) -> str:
     return "\n".join(f"{ranks[late]} waited\n{means[late]} for {late}" for late in sorted(waited, key=int)) or "nobody"
 
 
-def closing_table(runs: list[Run]) -> Table:
-    """One column per model."""
-    table = Table("", *(run.model for run in runs), box=box.SIMPLE_HEAD)
+def closing_table(runs: list[Run], real: list[Processes]) -> Table:
+    """One column per model; both worlds, the processes last."""
+    table = Table("in virtual time", *(run.model for run in runs), box=box.SIMPLE_HEAD)
     workers = [merge(snapshot for peer, snapshot in run.metrics if peer.startswith("worker:")) for run in runs]
     late = [[run.staleness.percentile(p) for p in (50, 95, 100)] if run.staleness else [] for run in runs]
     table.add_row("test accuracy", *(f"{run.curve[-1][1]:.1%}" for run in runs))
@@ -224,22 +258,35 @@ def closing_table(runs: list[Run]) -> Table:
         table.add_row(name, *(f"{peers.total(metric, direction=way) / 1e6:.1f} MB" for peers in workers))
     table.add_row("staleness (commits)\np50 / p95 / max", *(" / ".join(f"{n:g}" for n in three) for three in late))
     table.add_row("who waited for whom\n(virtual seconds)", *map(waits, runs))
-    table.add_row("checksum", *(run.checksum for run in runs))
+    table.add_row("checksum", *(run.checksum for run in runs), end_section=True)
+    if real:
+        table.add_row("[bold]as processes, zmq[/]")
+        table.add_row("test accuracy", *(f"{run.curve[-1][1]:.1%}" if run.curve else "none" for run in real))
+        table.add_row("seconds of training", *(f"{run.seconds:.2f}" for run in real))
+        table.add_row("wall seconds, in all", *(f"{run.wall_s:.2f}" for run in real))
+        table.add_row("clocks of a fast worker", *(str(run.fast) for run in real))
+        table.add_row("clocks of the slow one", *(str(run.clocks[-1]) for run in real))
     return table
 
 
-def plot(runs: list[Run], title: str, path: Path) -> None:
-    """Accuracy over virtual seconds."""
-    axes = (figure := Figure(figsize=(9, 5), dpi=150, layout="constrained")).add_subplot()
-    for run, style in zip(runs, ("o-#0072B2", "s-#D55E00", "^-#009E73"), strict=True):  # Okabe and Ito's colours
-        seconds, reached = zip(*run.curve, strict=True)
-        label = f"{run.model}: {reached[-1]:.1%} after {seconds[-1]:.1f} virtual s"
-        axes.plot(seconds, reached, style[:2], color=style[2:], markersize=4, label=label)
-    axes.set(title=title, ylim=(max(0.0, min(run.curve[-1][1] for run in runs) - 0.15), 1.0))
-    axes.set(xlabel="virtual seconds: declared compute + simulated links", ylabel="test accuracy")
-    axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+Curves = list[tuple[str, list[tuple[float, float]]]]  # model, (seconds, accuracy)
+
+
+def plot(worlds: dict[str, Curves], title: str, path: Path) -> None:
+    """Accuracy over seconds, one panel per world."""
+    figure = Figure(figsize=(2 + 7 * len(worlds), 5), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(worlds), squeeze=False)[0]
+    for axes, (label, curves) in zip(panels, worlds.items(), strict=True):
+        colours = ("o-#0072B2", "s-#D55E00", "^-#009E73")  # Okabe and Ito's
+        for (model, curve), style in zip(curves, colours, strict=True):
+            seconds, reached = zip(*(curve or [(0.0, 0.0)]), strict=True)
+            name = f"{model}: {reached[-1]:.1%} after {seconds[-1]:.1f} s"
+            axes.plot(seconds, reached, style[:2], color=style[2:], markersize=4, label=name)
+        axes.set(xlabel=label, ylabel="test accuracy", ylim=(0.6, 1.0))
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
     figure.savefig(path)
 
 
@@ -253,9 +300,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--servers", type=int, default=2, help="servers that hold the values (default %(default)s)")
     add("--workers", type=int, default=4, help="workers, the last of them slow (default %(default)s)")
     add("--slow", type=float, default=4.0, metavar="X", help="its steps take X times as long (default %(default)g)")
+    add("--seconds", type=float, default=3.0, metavar="S", help="of each model as processes; 0: none (default 3)")
     add("--out", type=Path, default="demo-accuracy.png", metavar="PNG", help="the plot (default %(default)s)")
     args = parser.parse_args(argv)
     bounds = {"seed": (0, 2**32), "epochs": (1, 1000), "servers": (1, 64), "workers": (1, 16), "slow": (1, 1000)}
+    bounds["seconds"] = (0, 3600)
     for name, (least, most) in bounds.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
@@ -267,29 +316,47 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
-    data = digits() if args.data is None else mnist(args.data)
+    data = load(args.data)
     examples, features = data.train[0].shape
     each = ps.data.steps_per_epoch(examples, args.workers, data.batch) * (args.epochs or data.epochs)
     runs = [Run(model, each * args.workers) for model in MODELS]
+    real = [Processes(model, [0] * args.workers) for model in MODELS if args.seconds]
     slowest = f"worker {args.workers - 1} is {args.slow:g}x slower" if args.slow > 1 else "all alike"
     console = Console(highlight=False)
     console.print(
         f"{data.name}: {examples:,} images to train on, {len(data.test[1]):,} to test; network {features}-{HIDDEN}-10\n"
-        f"{args.servers} servers, {args.workers} workers, {slowest}; {runs[0].steps:,} steps per model, rate {LR:g}\n"
-        "virtual seconds: declared compute + simulated links; wall seconds beside them\n"
+        f"{args.servers} servers, {args.workers} workers, {slowest}; rate {LR:g}\n"
+        f"in virtual time (declared compute + simulated links): {runs[0].steps:,} steps per model, repeatable\n"
+        f"as processes over ZeroMQ (compute is a real sleep): {args.seconds:g} seconds per model\n"
     )
-    view = View(console)
+    view = View(console, [run.model for run in runs] + [run.name for run in real])
     with view.live or nullcontext():
         for run in runs:
             run_model(run, data, view, args)
-    plot(runs, f"{data.name}, {args.workers} workers, {slowest}", args.out)
-    console.print(closing_table(runs), f"plot: {args.out.resolve()}\n", sep="\n", soft_wrap=True)
+        for child in real:
+            run_processes(child, view, args)
+    worlds = {"virtual seconds": [(run.model, run.curve) for run in runs]}
+    if real:
+        worlds["seconds of training, as processes"] = [(child.model, child.curve) for child in real]
+    plot(worlds, f"{data.name}, {args.workers} workers, {slowest}", args.out)
+    console.print(closing_table(runs, real), f"plot: {args.out.resolve()}\n", sep="\n", soft_wrap=True)
+    console.print(in_words(runs, real))
+
+
+def in_words(runs: list[Run], real: list[Processes]) -> str:
+    """What the table shows."""
     bsp, ssp, free = (f"{run.virtual_s:.1f}" for run in runs)
-    console.print(
+    said = (
         f"The same {runs[0].steps:,} steps took {bsp} virtual seconds under bsp, where a clock waits for the slowest "
         f"worker, {ssp} under ssp, where nobody starts a clock more than 3 ahead of it, and {free} under async, where "
-        "nobody waits.\nTry --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then examples/first_steps.py."
+        "nobody waits.\n"
     )
+    if real:
+        bsp, ssp, free = (f"{sum(run.clocks)}" for run in real)
+        said += (
+            f"In processes, the same time was enough for {bsp} steps under bsp, {ssp} under ssp, {free} under async.\n"
+        )
+    return said + "Try --slow 1, --slow 16, --workers 8, --data DIR for MNIST; then examples/first_steps.py."
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
     python examples/first_steps.py
 
 Four workers train a softmax regression on scikit-learn's handwritten digits. Everything runs in this process: no
-sockets, nothing to start first. (In a script of your own, `with ps.connect() as client: train(client)` runs the same
-`train` as one worker.)
+sockets, nothing to start first. The same `train` in processes, of which each runs the last lines of this file:
+
+    psctl run --workers 4 --consistency ssp:staleness=3 --optimizer sgd:lr=0.5 examples/first_steps.py
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -51,16 +53,25 @@ def train(client: ps.Client) -> None:
     client.barrier()  # what follows is everybody's work
 
 
+def right(values: Values) -> str:
+    found = scores(values, IMAGES[-TEST:]).argmax(axis=1) == LABELS[-TEST:]
+    return f"{found.mean():.1%} of {TEST} test images right"
+
+
 def main() -> None:
     # bsp: all work on the same clock. ssp: at most 3 clocks apart. async: nobody waits for anybody.
     for model in ("bsp", "ssp:staleness=3", "async"):
         # A seed means virtual time: the same result every time. Without it, the workers are threads in real time.
         with ps.LocalCluster(servers=1, workers=4, consistency=model, optimizer="sgd:lr=0.5", seed=1) as cluster:
             cluster.run(train)
-            values = cluster.pull()
-        right = scores(values, IMAGES[-TEST:]).argmax(axis=1) == LABELS[-TEST:]
-        print(f"{model:15} {right.mean():.1%} of {TEST} test images right")
+            print(f"{model:15} {right(cluster.pull())}")
 
 
 if __name__ == "__main__":
-    main()
+    if os.environ.get("PS_CONTROLLER"):  # `psctl run` has started this process, as one of its workers
+        with ps.connect() as client:
+            train(client)
+            if client.rank == 0:
+                print(right(client.pull()))
+    else:
+        main()

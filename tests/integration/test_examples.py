@@ -1,7 +1,8 @@
-"""The examples run as they are: the script, the notebook, the demo in a terminal and without one."""
+"""The examples run as they are: alone, under `psctl run`, the notebook, the demo in a terminal and without one."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -18,13 +19,26 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "examples"
 DEADLINE_S = 100  # of one example; reached only by a hang
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm", "COLUMNS": "100"}
-TINY = ("--epochs", "1", "--workers", "2")
+TINY = ("--epochs", "1", "--servers", "1", "--workers", "2", "--seconds", "0.5")
 
 
 def run(script: str, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs an example as its reader would, with warnings as errors."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / script), *flags]
     return subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, **options)
+
+
+def psctl_run(script: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs an example on two workers; the flags are its own."""
+    psctl = [sys.executable, "-m", "ps.cli.main", "run", "--workers", "2", "--optimizer", "sgd:lr=0.5"]
+    command = [*psctl, str(EXAMPLES / script), *flags]
+    return subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, capture_output=True, cwd=cwd)
+
+
+def percent_right(output: str) -> float:
+    """What a script says in the end."""
+    (found,) = re.findall(r"([\d.]+)% of 360 test images right", output)
+    return float(found)
 
 
 def run_in_terminal(script: str, *flags: str, cwd: Path) -> str:
@@ -60,6 +74,24 @@ def test_first_steps_learn_the_digits_under_every_model() -> None:
     assert all(float(percent) > 92 for _, percent in reached), done.stdout
 
 
+def test_first_steps_run_as_processes(tmp_path: Path) -> None:
+    done = psctl_run("first_steps.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[worker 0] " in done.stdout and percent_right(done.stdout) > 92
+
+
+def test_digits_learn_alone_and_as_processes(tmp_path: Path) -> None:
+    alone = run("digits.py", "--epochs", "10", capture_output=True)
+    assert alone.returncode == 0 and percent_right(alone.stdout) > 90, alone.stderr
+    assert "one-worker cluster" in alone.stderr
+    done = psctl_run("digits.py", "--epochs", "10", "--slow", "2", "--step-ms", "1", cwd=tmp_path)
+    assert done.returncode == 0 and percent_right(done.stdout) > 90, done.stderr
+    (journal,) = tmp_path.glob("ps-logs/*/run.jsonl")
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert {row.get("name") for row in rows} >= {"loss", "epoch", "accuracy", "seconds"}
+    assert rows[-1]["event"] == "end" and len(set(rows[-1]["clocks"])) == 1
+
+
 def test_the_notebook_runs_beside_a_running_event_loop_and_without_warnings() -> None:
     notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
@@ -77,10 +109,11 @@ def test_the_demo_gives_the_same_checksums_in_a_terminal_and_without_one(tmp_pat
     plain = run("demo.py", *TINY, capture_output=True, cwd=tmp_path)
     assert (plain.returncode, plain.stderr) == (0, ""), plain.stderr
     assert "\x1b" not in plain.stdout, "no control codes where there is no terminal"
-    assert len(plain.stdout.splitlines()) < 60
+    assert len(plain.stdout.splitlines()) < 70
+    assert "async, processes" in plain.stdout and "clocks of the slow one" in plain.stdout
     plot = tmp_path / "demo-accuracy.png"
     assert str(plot) in plain.stdout and plot.read_bytes().startswith(b"\x89PNG")
-    live = run_in_terminal("demo.py", *TINY, cwd=tmp_path)
+    live = run_in_terminal("demo.py", *TINY, "--seconds", "0", cwd=tmp_path)
     assert "worker 1: clock" in live
     assert checksums(live) == checksums(plain.stdout)
 
@@ -90,6 +123,7 @@ def test_the_demo_gives_the_same_checksums_in_a_terminal_and_without_one(tmp_pat
     [
         (("--data", "/nowhere"), "--data: expected a folder with MNIST"),
         (("--workers", "0"), "--workers: expected a number from 1"),
+        (("--seconds", "-1"), "--seconds: expected a number from 0"),
         (("--out", "/nowhere/plot.png"), "--out: expected a .png file in a folder that exists"),
     ],
 )
