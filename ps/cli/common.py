@@ -13,6 +13,7 @@ from ps.errors import ConfigError, Error
 
 F = TypeVar("F", bound=Callable[..., int])
 
+PORT = 7070  # of a controller that is not told otherwise
 CONTROLLER_HELP = "HOST:PORT where the controller listens; else PS_CONTROLLER says it."
 
 

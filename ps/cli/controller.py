@@ -7,13 +7,11 @@ from typing import Any
 
 import typer
 
-from ps.cli.common import check_reach, one_line, parameter, with_parameters
-from ps.cli.run import config_options, rule_options
-from ps.config import RunConfig
+from ps.cli.common import PORT, check_reach, one_line, parameter, with_parameters
+from ps.cli.run import config_options, file_option, rule_options, with_file
 from ps.launch.daemon import run_controller
-from ps.launch.options import checked_config, rules_of
-
-PORT = 7070
+from ps.launch.files import ControllerFile
+from ps.launch.options import checked_config, naming_lines, rules_of
 
 CONTROLLER_HELP = """Run the controller of a cluster until its job is over.
 
@@ -37,6 +35,7 @@ def options() -> list[inspect.Parameter]:
         parameter(
             "insecure", bool, typer.Option(False, "--insecure", help="Trust everybody in the network that reaches it.")
         ),
+        file_option(),
         *config_options(),
         *rule_options(),
         parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress.")),
@@ -46,9 +45,10 @@ def options() -> list[inspect.Parameter]:
 @one_line("controller")
 def controller(**given: Any) -> int:
     """Checks the flags and runs it."""
-    config = {name: given.pop(name) for name in RunConfig.model_fields}
-    checked = checked_config({name: text for name, text in config.items() if text is not None})
-    rules = rules_of(given.pop("stop_after"), given.pop("stop_when"), given.pop("patience"))
+    options, places = with_file(given, ControllerFile)
+    stops = [options.pop(name, None) for name in ("stop_after", "stop_when", "patience")]
+    with naming_lines(places):
+        checked, rules = checked_config(options), rules_of(*stops)
     check_reach("--host", given["host"], given.pop("insecure"))
     return run_controller(checked, rules, **given)
 

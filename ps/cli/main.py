@@ -19,6 +19,7 @@ COMMANDS = {
     "worker": "ps.cli.worker",
     "status": "ps.cli.status",
     "stop": "ps.cli.stop",
+    "doctor": "ps.cli.doctor",
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from ps.cli.common import parameter, with_parameters
+from ps.cli.common import one_line, parameter, with_parameters
 from ps.config import RunConfig
+from ps.launch.files import RunFile, read_file
 from ps.launch.options import LOG_DIR, RunOptions
 from ps.launch.run import run_cluster
 
@@ -85,6 +86,22 @@ def rule_options() -> list[inspect.Parameter]:
     ]
 
 
+def file_option() -> inspect.Parameter:
+    """The file with options."""
+    return text_option("config", "FILE", "TOML: options as `name = value`, named as here with _ for -; flags win.")
+
+
+def with_file(given: dict[str, Any], kind: type[RunConfig]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Takes --config and the flags of `kind` out of `given`: all options, and the places of those from the file.
+
+    Raises: ConfigError with the line of the file.
+    """
+    path = given.pop("config")
+    options, places = ({}, {}) if path is None else read_file(path, kind)
+    flags = {name: text for name in kind.model_fields if (text := given.pop(name)) is not None}
+    return {**options, **flags}, {name: place for name, place in places.items() if name not in flags}
+
+
 def run_options() -> list[inspect.Parameter]:
     """The flags that only the launcher looks at, and SCRIPT with its arguments."""
     evaluator = "A script that reads the values beside the workers, never counted: role `reader`."
@@ -92,25 +109,29 @@ def run_options() -> list[inspect.Parameter]:
         text_option("save", "FILE", "Write the values there at the end (safetensors)."),
         *rule_options(),
         text_option("evaluator", "FILE", evaluator),
-        parameter("max_restarts", int, typer.Option(0, metavar="N", help="Of each worker whose process dies.")),
-        parameter("log_dir", str, typer.Option(LOG_DIR, metavar="DIR", help="For a folder of logs for each run.")),
+        parameter(
+            "max_restarts",
+            int | None,
+            typer.Option(None, metavar="N", help="Of each worker whose process dies. [default: 0]", show_default=False),
+        ),
+        text_option("log_dir", "DIR", f"For a folder of logs for each run. [default: {LOG_DIR}]"),
         parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress, only what scripts print.")),
         parameter("script", str, typer.Argument(..., metavar="SCRIPT", help="A Python file.", show_default=False)),
         parameter("args", list[str], typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False)),
     ]
 
 
+@one_line("run")
 def run(**given: Any) -> int:
-    """Hands the flags on; the exit code."""
-    config = {name: given.pop(name) for name in RunConfig.model_fields}
+    """Hands the options on; the exit code."""
+    options, places = with_file(given, RunFile)
+    config = {name: options.pop(name) for name in RunConfig.model_fields if name in options}
     args = tuple(given.pop("args") or ())
-    return run_cluster(
-        RunOptions(args=args, config={name: text for name, text in config.items() if text is not None}, **given)
-    )
+    return run_cluster(RunOptions(args=args, config=config, places=places, **options, **given))
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command. typer reads flags from a signature, which is made here from RunConfig's fields."""
-    command = with_parameters(run, [*config_options(), *run_options()])
+    command = with_parameters(run, [file_option(), *config_options(), *run_options()])
     # SCRIPT ends our flags: what follows is its own.
     app.command("run", help=RUN_HELP, context_settings={"allow_interspersed_args": False})(command)

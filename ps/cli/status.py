@@ -27,10 +27,17 @@ def status(
 ) -> int:
     """Show what the cluster of a controller is doing.
 
-    Exit code 1, with one line, when nobody answers there.
+    Exit code 1, with one line, when nobody answers there. --watch ends with the job, or when the controller has left.
     """
+    seen: Mapping[str, Any] | None = None
     while True:
-        seen = fetch_status(controller)
+        try:
+            seen = fetch_status(controller)
+        except DeadlineError:
+            if seen is None:
+                raise
+            print(f"the controller at {controller} has left: its job is over, or it was ended", flush=True)
+            return 0
         if as_json:
             print(json.dumps(seen), flush=True)
         else:

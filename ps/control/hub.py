@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ps import wire
+from ps import __version__, wire
 from ps.config import RunConfig
 from ps.control.frames import METRICS_BYTES_MAX, Body, FromController, MetricsJson, from_controller, read_to_controller
 from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
@@ -46,6 +46,8 @@ class Hub:
         self._made = 0
         self._readers = 0
         self._lines: set[Line] = set()
+        # What servers are to hear that have not come yet: a worker may be lost before they are up.
+        self._early: dict[PeerId, list[Body]] = {server_peer(shard): [] for shard in range(config.servers)}
         self._routes: dict[PeerId, Line] = {}  # of lines, workers, servers and readers that are there
         self._addresses: dict[int, str] = {}  # shard -> where its data plane listens, kept after its end
         self._metrics: dict[str, Any] = {}
@@ -171,6 +173,9 @@ class Hub:
             "refused": self.refused,
             "rejected": self.rejected,
             "dropped_logs": self.logs.dropped,
+            "release": __version__,
+            "wire_version": wire.WIRE_VERSION,
+            "unix_time": time.time(),
         }
 
     # ---- joining ----------------------------------------------------------------------------------------------------
@@ -214,6 +219,8 @@ class Hub:
             self._addresses[line.shard] = hello.data_address
             self._routes[server_peer(line.shard)] = line
             self._welcome(line)
+            for frame in self._early.pop(server_peer(line.shard), ()):
+                self._put(line, frame)
             self._welcome_waiting()
 
     def _welcome_waiting(self) -> None:
@@ -335,9 +342,11 @@ class Hub:
 
     def _perform(self, sends: Iterable[Send]) -> None:
         for send in sends:
-            line = self._routes.get(send.to)
-            if line is not None:  # else it is gone, and the core will hear of it or has
-                self._put(line, Body(wire.encode(send.body, self.job)))
+            line, frame = self._routes.get(send.to), Body(wire.encode(send.body, self.job))
+            if line is not None:
+                self._put(line, frame)
+            elif send.to in self._early:  # else it is gone, and the core will hear of it or has
+                self._early[send.to].append(frame)
 
     def _put(self, line: Line, frame: FromController) -> None:
         if line.state == "over":

@@ -88,7 +88,8 @@ class ControlServer:
         workers: rank, state, clock, logged, silent_s (-1: never heard). servers: shard, address, state (expected,
         running, lost, done). stopped: why, or None. failed. skipped_examples: data epoch -> examples. metrics: peer ->
         what it sent last. refused: peers that could not join. rejected: frames that did not hold.
-        dropped_logs: `client.log` calls that nobody took in time.
+        dropped_logs: `client.log` calls that nobody took in time. release, wire_version and unix_time (s)
+        of the controller.
         """
         return self._in_loop(self._hub.status)
 

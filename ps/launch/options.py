@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +23,10 @@ _CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "RO
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The flags of `psctl run`, unchecked; `config` holds those of RunConfig that were given."""
+    """The flags of `psctl run`, unchecked; `config` holds those of RunConfig that were given.
+
+    places: which of all these a file has given, and its line: name -> "FILE:LINE".
+    """
 
     script: str
     args: tuple[str, ...] = ()
@@ -36,9 +40,14 @@ class RunOptions:
     log_dir: str = LOG_DIR
     quiet: bool = False
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> tuple[RunConfig, list[Rule]]:
-        """The run's config and its stop rules. Raises: ConfigError naming the flag."""
+        """The run's config and its stop rules. Raises: ConfigError naming the flag, or the line of the file."""
+        with naming_lines(self.places):
+            return self._checked()
+
+    def _checked(self) -> tuple[RunConfig, list[Rule]]:
         check_script("SCRIPT", self.script)
         if self.evaluator is not None:
             check_script("--evaluator", self.evaluator)
@@ -62,15 +71,35 @@ def rules_of(after: str | None, when: str | None, patient: str | None) -> list[R
     return [parse(text) for text, parse in given if text is not None]
 
 
+@contextmanager
+def naming_lines(places: Mapping[str, str]) -> Iterator[None]:
+    """Errors that begin with the flag of an option that a file has given begin with its line instead."""
+    try:
+        yield
+    except ConfigError as error:
+        flag, _, rest = str(error).partition(":")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in places:
+            raise ConfigError(f"{places[name]}: {name}:{rest}") from None
+        raise
+
+
 def checked_config(options: dict[str, Any]) -> RunConfig:
     """As RunConfig.check, with the flag's name in the error."""
     try:
         return RunConfig.check(options)
-    except ConfigError as error:
-        name, colon, rest = str(error).partition(":")
-        if colon and name in RunConfig.model_fields:
-            raise ConfigError(f"--{name.replace('_', '-')}:{rest}") from None
+    except ConfigError:
+        for name, value in options.items():  # no option looks at another, so one of them is wrong by itself
+            _check_alone(name, value)
         raise
+
+
+def _check_alone(name: str, value: Any) -> None:
+    try:
+        RunConfig.check({name: value})
+    except ConfigError as error:
+        words = str(error).removeprefix(f"{name}: ")
+        raise ConfigError(f"--{name.replace('_', '-')}: {words}") from None
 
 
 def check_script(what: str, path: str) -> None:

@@ -65,7 +65,8 @@ class Run:
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     blamed_at: float = 0.0  # the job has failed: so long the one to blame may take to end
     told_late: bool = False
-    silent: set[int] = field(default_factory=set)  # ranks that were lost while their process went on
+    silent: dict[int, float] = field(default_factory=dict)  # rank that is lost while its process goes on -> since when
+    given_up: set[int] = field(default_factory=set)  # those that were told
 
     @property
     def workers_left(self) -> bool:
@@ -139,7 +140,7 @@ class Run:
     def look(self) -> None:
         """Follows the controller, and judges the workers that have ended."""
         outcome, now = self.watch.look(), time.monotonic()
-        self.note_losses()
+        self.note_losses(now)
         for rank in list(self.unclear):
             self.judge(rank, now)
         if outcome is not None and outcome[1]:
@@ -147,12 +148,14 @@ class Run:
         elif outcome is not None:
             self.on_stopped(now)
 
-    def note_losses(self) -> None:
-        """Workers whose process lives and that the controller has given up: their lease ran out."""
+    def note_losses(self, now: float) -> None:
+        """Workers that the controller has given up though their processes live: a lease ran out."""
         for worker in self.watch.workers:
             rank = worker["rank"]
-            if worker["state"] == "lost" and f"worker {rank}" in self.supervisor.running and rank not in self.silent:
-                self.silent.add(rank)
+            if worker["state"] != "lost" or f"worker {rank}" not in self.supervisor.running:
+                self.silent.pop(rank, None)
+            elif now - self.silent.setdefault(rank, now) > SETTLE_S and rank not in self.given_up:
+                self.given_up.add(rank)  # its end would have been seen by now
                 why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
                 self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
                 if self.config.on_worker_loss == "drop":

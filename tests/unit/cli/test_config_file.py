@@ -40,7 +40,12 @@ def path(tmp_path: Path) -> Path:
 
 def test_flags_of_a_run_win(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     asked: list[RunOptions] = []
-    monkeypatch.setattr(command, "run_cluster", lambda options: asked.append(options) or 7)
+
+    def run_cluster(options: RunOptions) -> int:
+        asked.append(options)
+        return 7
+
+    monkeypatch.setattr(command, "run_cluster", run_cluster)
     flags = ["--servers", "1", "--log-dir", "elsewhere", "--max-restarts", "0"]
     assert psctl(capsys, "run", "--config", str(path), *flags, "train.py", "--config", "its own")[0] == 7
     assert asked == [
@@ -60,7 +65,12 @@ def test_flags_of_a_controller_win(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(controller_command, "run_controller", lambda *given, **named: asked.append((given, named)) or 0)
+
+    def run_controller(*given: Any, **named: Any) -> int:
+        asked.append((given, named))
+        return 0
+
+    monkeypatch.setattr(controller_command, "run_controller", run_controller)
     path.write_text('servers = 3\nworkers = 4\nstop_after = "5clocks"\n')
     assert psctl(capsys, "controller", "--config", str(path), "--servers", "2", "--port", "0")[0] == 0
     ((given, named),) = asked

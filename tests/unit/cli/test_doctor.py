@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,8 @@ from ps.cli import main as cli
 from ps.doctor import examine
 from ps.doctor.finding import Finding, ok, problem, warning
 from tests.unit.control.peers import Cluster
+
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -66,6 +71,21 @@ def test_the_controller_is_named_by_flag_or_variable(
         assert code == 0 and re.match(first, out) and "warning  server 0: not there yet; " in out
     code, out, _ = doctor(capsys)
     assert code == 1 and out.startswith(f"problem  controller: tried {cluster.server.address}: Connection refused")
+
+
+def test_packages_that_are_broken_do_not_keep_it_from_the_rest() -> None:
+    """It runs where typer does: that is what it is for."""
+    gone = ("numpy", "zmq", "grpc", "google", "msgpack")
+    code = f"import sys; sys.modules.update(dict.fromkeys({gone})); import ps.cli.main as c; c.main(['doctor'])"
+    env = {name: text for name, text in os.environ.items() if name != "PS_CONTROLLER"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, timeout=60, env=env
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    bad = [line.partition(":")[0].split()[1:] for line in lines if line.startswith("problem")]
+    assert bad == [["packages"], ["kernels"], ["data", "plane"], ["control", "plane"]], done.stdout
+    assert {"limits", "malloc:", "clock:"} & {line.split()[1] for line in lines} == {"malloc:", "clock:"}
 
 
 def test_a_wrong_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

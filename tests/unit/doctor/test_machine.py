@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ NOW = 1_790_000_000.0
         (machine.cores(2, None), "ok", "2 usable"),
         (machine.cores(1, None), "warning", "share one"),
         (machine.cores(8, 1.5), "warning", "8 usable, of which this container may fill 1.5"),
-        (machine.clock(NOW, 3600.0), "ok", "2026-09-21 13:33 UTC, on since 2026-09-21 12:33 UTC"),
+        (machine.clock(NOW, 3600.0), "ok", "2026-09-21 14:13 UTC, on since 2026-09-21 13:13 UTC"),
         (machine.clock(30.0, 20.0), "warning", "1970-01-01 00:00 UTC, .*which cannot be; set it: timedatectl"),
         (machine.malloc(True, "glibc 2.36"), "ok", "glibc 2.36"),
         (machine.malloc(False, "musl"), "warning", "has no mallopt"),
@@ -98,9 +99,7 @@ def test_pings_have_a_deadline() -> None:
     assert loopback.ping_us(10_000_000, wait_s=0.05) is None
 
 
-def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server((loopback.HOST, 0)) as taken:
         port = taken.getsockname()[1]
         assert str(loopback.port_free(port)).startswith(f"warning  port {port}: taken on 127.0.0.1 (Address already in")
