@@ -318,8 +318,8 @@ class Register:
 @message(43)
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """Where the batch lives. initialise: this worker's values are the initial ones: it sends them to the shards, and
-    then says BatchReady. The others are answered after that."""
+    """Where the batch lives. initialise: this worker's values are the initial ones: it sends them to the shards, says
+    BatchReady, and is answered once more, like all others then."""
 
     batch: Number
     initialise: Flag

@@ -12,6 +12,7 @@ import typer
 
 from ps.cli.common import CONTROLLER_HELP, one_line
 from ps.control.commands import fetch_status
+from ps.errors import DeadlineError
 
 WATCH_S = 1.0
 CLEAR = "\x1b[H\x1b[2J"  # cursor to the top, nothing below it

@@ -65,6 +65,7 @@ class Member:
     heard: float = 0.0
     clock: int = 0
     epoch: int = -1  # last data epoch it has been through
+    registered: bool = False  # the first batch
     barrier: int = 0  # last barrier reached
     logged: dict[str, float] = field(default_factory=dict)
     logged_clock: int = 0
@@ -163,9 +164,10 @@ class Controller:
         """A server is gone, and with it the only copy of its slices."""
         self._now = now
         ids = self.map.of_shard(shard)
-        held = ", ".join(self.keyspace.describe(int(i)) for i in ids[:3]) or "no slices yet"
+        held = ", ".join(self.keyspace.describe(int(i)) for i in ids[:3])
         more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        self._stop(f"server {shard} was lost ({why}) with the only copy of {held}{more}; run with replicas", True)
+        what = f"with the only copy of {held}{more}" if held else "before it held any values"
+        self._stop(f"server {shard} was lost ({why}) {what}; start the run again", True)
         return self._take()
 
     @property
@@ -204,9 +206,9 @@ class Controller:
         match message:
             case Register():
                 self._register(message)
-            case BatchReady(_, _, number) if number < len(self.batches):
+            case BatchReady(rank, _, number) if number < len(self.batches):
                 self.batches[number].ready = True
-                self._answer_waiting(number)
+                self._wait_for(number, int(rank))
             case Progress(_, _, clock):
                 member.clock = clock
             case Log():
@@ -244,8 +246,9 @@ class Controller:
         else:
             rank = int(enroll.rank)
             if rank < 0:
-                free = (r for r, m in sorted(self.members.items()) if m.state == "expected")
-                rank = next(free, max(self.members) + 1)
+                wanted = ("lost", "expected") if self._keeps_places else ("expected",)  # others wait for who is lost
+                free = [rank for state in wanted for rank, m in sorted(self.members.items()) if m.state == state]
+                rank = free[0] if free else max(self.members) + 1
             member = self.members.setdefault(rank, Member())
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
@@ -271,9 +274,8 @@ class Controller:
             why = f"worker {rank}: register: {difference(batch.specs, register.specs)}"
             self._post(worker_peer(rank), Rejected(register.incarnation, why, fenced=False))
         else:
-            batch.waiting.add(rank)
-            self._rest([rank], True)
-            self._answer_waiting(number)
+            self.members[rank].registered = True
+            self._wait_for(number, rank)
 
     def _add_batch(self, specs: tuple[Spec, ...]) -> None:
         parameters: list[Parameter] = [spec.parameter() for spec in specs]
@@ -293,8 +295,16 @@ class Controller:
                 batch.confirmed.add(shard)
                 self._answer_waiting(number)
 
+    def _wait_for(self, number: int, rank: int) -> None:
+        self.batches[number].waiting.add(rank)
+        self._rest([rank], True)
+        self._answer_waiting(number)
+
     def _answer_waiting(self, number: int) -> None:
-        """Once a batch is placed, the lowest live rank is to send its values; the others are answered after that."""
+        """Once a batch is placed, the lowest live rank is to send its values; all are answered after that.
+
+        Of the first batch when all that the run began with have registered it: clock 0 opens for everybody at once.
+        """
         batch = self.batches[number]
         if len(batch.confirmed) < self.shards:
             return
@@ -302,9 +312,12 @@ class Controller:
         if not batch.ready and batch.initialiser < 0 and first in batch.waiting:
             batch.initialiser = first
             self._registered(batch, number, first)
+        absent = [] if number else [r for r in self.live if r < self.size and not self.members[r].registered]
         for rank in sorted(batch.waiting):
-            if batch.ready:
+            if batch.ready and not absent:
                 self._registered(batch, number, rank)
+            elif batch.ready:
+                self._post(worker_peer(rank), self._waiting_for(absent[0], number))
             else:
                 awaited = first if batch.initialiser < 0 else batch.initialiser
                 self._post(worker_peer(rank), self._waiting_for(awaited, number))

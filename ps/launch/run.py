@@ -154,12 +154,17 @@ class Run:
             rank = worker["rank"]
             if worker["state"] != "lost" or f"worker {rank}" not in self.supervisor.running:
                 self.silent.pop(rank, None)
-            elif now - self.silent.setdefault(rank, now) > SETTLE_S and rank not in self.given_up:
-                self.given_up.add(rank)  # its end would have been seen by now
-                why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
-                self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
-                if self.config.on_worker_loss == "drop":
-                    self.loss = self.loss or Failure(f"{why}; it was lost")
+            elif now - self.silent.setdefault(rank, now) > SETTLE_S:
+                self.note_loss(rank)  # an end of its process would have been seen by now
+
+    def note_loss(self, rank: int) -> None:
+        """Says once that a living worker was lost."""
+        if rank not in self.given_up:
+            self.given_up.add(rank)
+            why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
+            self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
+            if self.config.on_worker_loss == "drop":
+                self.loss = self.loss or Failure(f"{why}; it was lost")
 
     def judge(self, rank: int, now: float) -> None:
         """Finishes, restarts or gives up a worker whose process has ended."""
@@ -202,7 +207,10 @@ class Run:
             self.overdue_at = now + self.config.timeout_s
         states = {f"worker {worker['rank']}": worker["state"] for worker in self.watch.workers}
         running = {name for name in self.supervisor.running if states.get(name, "done") != "done"}
-        self.supervisor.kill({name for name in running if states[name] == "lost"})  # it hangs, or nobody hears it
+        lost = {name for name in running if states[name] == "lost"}  # it hangs, or nobody hears it
+        for name in lost:
+            self.note_loss(int(name.partition(" ")[2]))
+        self.supervisor.kill(lost)
         if running and now >= self.overdue_at and not self.told_late:
             self.told_late = True
             self.supervisor.terminate(running)

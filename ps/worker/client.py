@@ -13,7 +13,7 @@ import numpy as np
 
 from ps import kernels
 from ps.compression import compressor
-from ps.errors import ConfigError, Error, StoppedError
+from ps.errors import ConfigError, Error
 from ps.keyspace import Options, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
@@ -260,7 +260,7 @@ class Client:
     def close(self, error: str = "", *, timeout: float | None = None) -> None:
         """Leaves: waits until the servers have this worker's pushes, leaves the clock minimum, says good-bye.
 
-        error: why `train` failed; then nothing is waited for.
+        error: why `train` failed; then nothing is waited for. Raises: StoppedError (the job has failed), DeadlineError.
         """
         if self._closed:
             return
@@ -275,8 +275,6 @@ class Client:
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.missing.verdicts())
                 worker.perform(worker.session.leave(worker.port.now()))
                 worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
-        except StoppedError:
-            pass
         except Error as failure:
             error = f"{type(failure).__name__}: {failure}"  # the others must not wait for it
             raise

@@ -55,7 +55,7 @@ class Missing:
         """Who has not confirmed a batch, or not sent its initial values."""
         if self.worker.behind is None or self.worker.behind.id != batch:
             return f"register: batch {batch} is not placed; some server has not confirmed it"
-        return f"register: the initial values of batch {batch} come from {_described(self.worker.behind)}"
+        return f"register: batch {batch} waits for {_described(self.worker.behind)}"
 
     def verdicts(self) -> str:
         """Which pushes wait for their verdict, in words."""

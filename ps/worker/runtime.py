@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,19 +136,27 @@ class Worker:
         number = self.batches
         specs = tuple(Spec.of(parameter) for parameter in parameters)
         self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs))
-        self.behind = None
-        self.wait(lambda: number in self.registered, timeout_s, lambda: self.missing.at_registration(number))
+        reply = self._registered(number, timeout_s)
         ids = self.keyspace.extend(parameters)
         self.batches += 1
-        reply = self.registered[number]
         self.session.place(reply.shard_E, np.array([self.keyspace.slices[i].nbytes for i in ids]))
-        if not reply.initialise:
-            return
+        if reply.initialise:
+            self._initialise(ids, batch, timeout_s)
+            self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
+            self._registered(number, timeout_s)
+
+    def _registered(self, number: int, timeout_s: float) -> Registered:
+        """The controller's answer: where the batch lives."""
+        self.behind = None
+        self.wait(lambda: number in self.registered, timeout_s, lambda: self.missing.at_registration(number))
+        return self.registered.pop(number)
+
+    def _initialise(self, ids: Iterable[int], batch: Mapping[str, Array], timeout_s: float) -> None:
+        """Sends the initial values; returns when the shards have them."""
         flat = {name: np.ascontiguousarray(values) for name, values in batch.items()}
         self._initial = {i: self.arrays.gather(i, flat, copy=True) for i in ids}
-        self.perform(self.session.init(ids, self.port.now()))
+        self.perform(self.session.init(self._initial, self.port.now()))
         self.wait(lambda: self.session.is_initialised, timeout_s, self.missing.silent_shards)
-        self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
         for buffer in self._initial.values():
             buffer.release()
         self._initial = {}

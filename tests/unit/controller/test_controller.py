@@ -164,10 +164,20 @@ def test_the_others_are_answered_once_the_initial_values_are_in() -> None:
     say(control, 0, Register, 0, SPECS)
     control.handle(server_peer(0), Placed(0, 1), 0.0)
     assert say(control, 1, Register, 0, SPECS) == [Send(worker_peer(1), Waiting(0, -1, WorkerId(0), Clock(0), 0.0))]
-    [(peer, told)] = bodies(say(control, 0, BatchReady, 0), Registered)
-    assert peer == "worker:1" and not told.initialise
+    told_all = bodies(say(control, 0, BatchReady, 0), Registered)
+    assert [(peer, told.initialise) for peer, told in told_all] == [("worker:0", False), ("worker:1", False)]
     [(peer, told)] = bodies(say(control, 1, Register, 0, SPECS), Registered)
     assert peer == "worker:1" and not told.initialise, "asked again"
+
+
+def test_the_first_batch_opens_when_all_have_registered_it() -> None:
+    control = controller(shards=1)
+    say(control, 0, Register, 0, SPECS)
+    control.handle(server_peer(0), Placed(0, 1), 0.0)
+    [send] = say(control, 0, BatchReady, 0)
+    assert send == Send(worker_peer(0), Waiting(0, -1, WorkerId(1), Clock(0), 0.0)), "worker 1 has not come"
+    told_all = bodies(say(control, 1, Register, 0, SPECS), Registered)
+    assert [(peer, told.initialise) for peer, told in told_all] == [("worker:0", False), ("worker:1", False)]
 
 
 @pytest.mark.parametrize("ends", ["lost", "done"])
@@ -396,11 +406,11 @@ def test_a_lost_server_names_its_slices() -> None:
     say(control, 0, Register, 0, tuple(spec(f"w{i}", 64, 64) for i in range(10)))
     [(_, stop), _] = bodies(control.server_lost(0, "its process ended", 0.0), Stop)
     assert stop.reason == (
-        "server 0 was lost (its process ended) with the only copy of 'w0', 'w1', 'w2' and 2 more; run with replicas"
+        "server 0 was lost (its process ended) with the only copy of 'w0', 'w1', 'w2' and 2 more; start the run again"
     )
     empty = controller(shards=2)
     empty.server_lost(1, "killed", 0.0)
-    assert empty.stopped is not None and "the only copy of no slices yet; run" in empty.stopped.reason
+    assert empty.stopped is not None and "before it held any values; start" in empty.stopped.reason
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------
