@@ -12,9 +12,11 @@ import traceback
 from dataclasses import replace
 from threading import Event
 
+from ps import wire
 from ps.control.hello import HELLO_S, Hello, LinkEnd, Welcome
 from ps.control.link import ControlLink
 from ps.errors import ConfigError
+from ps.messages import Stop
 from ps.transport.base import Message
 from ps.transport.zmq import ZmqTransport
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
@@ -49,6 +51,7 @@ class ClusterPort(TransportPort):
 
     def join(self, controller: str, hello: Hello, timeout_s: float) -> Welcome:
         """Says Hello to the controller at "host:port"; returns once it lets this peer in. Raises: as ControlLink."""
+        self._hello = hello
         try:
             self.link = ControlLink(controller, hello, self._take, self._end, timeout_s)
         except BaseException:
@@ -80,6 +83,8 @@ class ClusterPort(TransportPort):
     def _end(self, end: LinkEnd) -> None:
         self.end = end
         self.over.set()
+        if not end.gone and self._hello.role != "server":  # who has not heard of the end otherwise
+            self._take(wire.encode(Stop(end.reason[:1000], end.failed), self.transport.job))
         if end.gone:
             log.warning("%s; training goes on without it, but nobody can join, register or pass a barrier", end.reason)
         self.transport.wake()

@@ -24,6 +24,7 @@ Bool = NDArray[np.bool_]
 Float = NDArray[np.floating[Any]]  # float32 or float64: the master dtype of its slice
 Array = NDArray[Any]
 
+JOIN_AHEAD_MAX = 1024  # ranks that a joiner may be above all known ones: a claim must not cost memory
 CONTROLLER = PeerId("controller")
 NOBODY = WorkerId(-1)
 

@@ -385,9 +385,7 @@ def misplaced(line: Line, body: Any) -> str | None:
             return f"Enroll.reader: expected {line.role == 'reader'} from a {line.role}, got {body.reader}"
         if line.rank >= 0:
             return f"Enroll: expected one for each connection, got another from worker {line.rank}; connect again"
-    elif (
-        hasattr(body, "incarnation") and hasattr(body, "worker") and (line.role != "worker" or body.worker != line.rank)
-    ):
+    elif hasattr(body, "incarnation") and hasattr(body, "worker") and not line.is_of_worker(body.worker):
         sender = f"worker {line.rank}" if line.role == "worker" else f"a {line.role}"
         return f"{type(body).__name__}.worker: expected the sender, {sender}, got {body.worker}; enroll first"
     return None

@@ -69,6 +69,10 @@ class Line:
         """Empty before its Hello."""
         return self.hello.role if self.hello is not None else ""
 
+    def is_of_worker(self, rank: int) -> bool:
+        """It is the stream of this worker, which has enrolled."""
+        return self.role == "worker" and self.rank == rank >= 0
+
     @property
     def title(self) -> PeerId:
         """Who it is, for the status."""

@@ -45,7 +45,7 @@ from ps.messages import (
     Stop,
     Waiting,
 )
-from ps.types import Clock, PeerId, WorkerId, server_peer, worker_peer
+from ps.types import JOIN_AHEAD_MAX, Clock, PeerId, WorkerId, server_peer, worker_peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +245,10 @@ class Controller:
             self._post(sender, self.stopped)
         else:
             rank = int(enroll.rank)
+            if rank > max(self.members) + JOIN_AHEAD_MAX:
+                why = f"rank: expected one below {max(self.members) + JOIN_AHEAD_MAX + 1}, got {rank}; see PS_RANK"
+                self._post(sender, Rejected(0, why, fenced=False))
+                return
             if rank < 0:
                 wanted = ("lost", "expected") if self._keeps_places else ("expected",)  # others wait for who is lost
                 free = [rank for state in wanted for rank, m in sorted(self.members.items()) if m.state == state]

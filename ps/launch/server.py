@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd
-from ps.errors import Error
+from ps.errors import Error, OutboxFull
 from ps.metrics import Metrics
 from ps.processes import ClusterPort, named, number
 from ps.server.build import build_shard
@@ -88,7 +88,7 @@ def _is_over(end: LinkEnd | None, server: Server, silent: bool) -> bool:
 
 
 def _tell(port: ClusterPort, server: Server) -> None:
-    with suppress(Unreachable):
+    with suppress(Unreachable, OutboxFull):
         port.link.metrics(json.dumps(server.metrics.snapshot().to_dict()))
 
 

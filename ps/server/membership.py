@@ -13,9 +13,7 @@ from ps.server.desk import Desk
 from ps.server.ledger import Joined, Left
 from ps.server.members import Member
 from ps.server.rounds import Rounds
-from ps.types import Clock, Int64
-
-JOIN_AHEAD_MAX = 1024  # ranks that a joiner may be above all known ones: a claim must not cost memory
+from ps.types import JOIN_AHEAD_MAX, Clock, Int64
 
 
 class Membership:

@@ -113,7 +113,7 @@ class Server:
                 return self.shard.on_init(body.worker, body.slice_E, self._now)
             case Read():
                 return [] if self._is_answering(sender, body.id) else self.shard.read(sender, body, self._now)
-            case Pull() if self._is_answering(worker_peer(body.worker), body.id):
+            case Pull() if not body.late and self._is_answering(worker_peer(body.worker), body.id):
                 return []  # asked again over a slow link: the answer is on its way
         return self.shard.handle(body, self._now)
 

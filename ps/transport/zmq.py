@@ -1,9 +1,9 @@
 """The transport between processes: ZeroMQ over tcp or ipc.
 
 A server binds one ROUTER, everybody else dials it with a DEALER: workers only dial out. libzmq's thread does the
-network without Python; there is no other thread, and no queue of ours. Buffers of 64 KiB and more are not copied:
-libzmq reads them where they are, and a message is released once it has. What arrives stays in libzmq's memory until it
-is released.
+network without Python; beside it only pyzmq's own, which frees buffers, and no queue of ours. Buffers of 64 KiB and more
+are not copied: libzmq reads them where they are, and a message is released once it has. What arrives stays in libzmq's
+memory until it is released.
 
 A routing id is the job id and the address, so that nobody who does not know the job can take a peer's place.
 """
@@ -18,11 +18,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import zmq
+import zmq.utils.garbage  # its thread frees what is sent without a copy; imported first, so that it ends last
 from zmq.utils.monitor import recv_monitor_message
 
 from ps.errors import ConfigError, OutboxFull
@@ -88,9 +90,9 @@ class ZmqTransport:
         self._landed = threading.Lock()  # guards the counts of what is under way; nothing else is done under it
         self._flights: set[Flight] = set()
         self._handed: deque[tuple[PeerId, Message]] = deque()  # from other threads of this process
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._poll = select.poll()
-        self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(self._bell.fd, select.POLLIN)
         self._waits = False
         self._awake = self._closed = False
 
@@ -138,11 +140,14 @@ class ZmqTransport:
             except BaseException:
                 if flight is not None:  # the message stays the caller's
                     with self._landed:
-                        self._flights.discard(flight)
-                        way.queued_bytes -= nbytes
+                        if flight in self._flights:
+                            self._flights.discard(flight)
+                            way.queued_bytes -= nbytes
                 raise
+            if flight is None:
+                self._forget(way)
             if self._waits and self._readable():
-                self._ring()  # this thread took the event that the waiting one is to see
+                self._bell.ring()  # this thread took the event that the waiting one is to see
         if flight is None:
             message.release()
 
@@ -160,6 +165,7 @@ class ZmqTransport:
                     self._flights.discard(flight)
                     way.queued_bytes -= nbytes
             if last:
+                self._forget(way)
                 message.release()
 
         flight.views = [weakref.ref(view, landed) for view in big]
@@ -167,6 +173,11 @@ class ZmqTransport:
             self._flights.add(flight)
             way.queued_bytes += nbytes
         return flight
+
+    def _forget(self, way: Way) -> None:
+        """Nothing is kept of whom this peer only answers: strangers come and go."""
+        if way.prefix and not way.queued_bytes:
+            self._ways.pop(way.to, None)
 
     def _send(self, way: Way, header: bytes, views: list[Array]) -> None:
         """Hands the frames to libzmq. Only the first can be refused: a message is whole or not at all."""
@@ -260,12 +271,12 @@ class ZmqTransport:
     def hand_in(self, sender: PeerId, message: Message) -> None:
         """Gives `recv` a message that came another way; from any thread."""
         self._handed.append((sender, message))
-        self._ring()
+        self._bell.ring()
 
     def wake(self) -> None:
         """Lets a waiting `recv` return before its time; from any thread."""
         self._awake = True
-        self._ring()
+        self._bell.ring()
 
     def close(self) -> None:
         """See `Transport`. Waits at most FLUSH_S for what is not yet sent."""
@@ -278,7 +289,7 @@ class ZmqTransport:
             for socket in self._sockets:
                 socket.close(int(FLUSH_S * 1e3))
             self._sockets.clear()
-        self._ring()
+        self._bell.ring()
         self._context.term()
         while self._handed:
             self._handed.popleft()[1].release()
@@ -297,10 +308,8 @@ class ZmqTransport:
                     if item[1] is not None:
                         return item[0], item[1]
                 self._sockets.append(self._sockets.pop(0))  # the next one first
-            try:
-                os.eventfd_read(self._bell)
-            except BlockingIOError:
-                self._waits = True
+            self._bell.hush()
+            self._waits = True
         return self._handed.popleft() if self._handed else None
 
     def _take(self, socket: zmq.Socket[bytes]) -> tuple[PeerId, Message | None] | None:
@@ -335,12 +344,11 @@ class ZmqTransport:
     def _receive_from(self, socket: zmq.Socket[bytes]) -> None:
         self._sockets.append(socket)
         self._poll.register(_option(socket, zmq.FD), select.POLLIN)
+        if self._waits:
+            self._bell.ring()  # who waits does not know of this socket
 
     def _readable(self) -> bool:
         return any(_option(socket, zmq.EVENTS) & POLLIN for socket in self._sockets)
-
-    def _ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
 
     def _routing_id(self, peer: PeerId) -> bytes:
         if peer.startswith(STRANGER):
@@ -353,6 +361,24 @@ class ZmqTransport:
             if not name.startswith(STRANGER):
                 return PeerId(name)
         return PeerId(STRANGER + routing_id.hex())
+
+
+class Bell:
+    """Wakes a `poll` from any thread. Its descriptor lives as long as anybody may ring."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def hush(self) -> None:
+        """The next `poll` waits again."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ps import kernels
 from ps.compression import compressor
-from ps.errors import ConfigError, Error
+from ps.errors import ConfigError
 from ps.keyspace import Options, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
@@ -187,7 +187,7 @@ class Client:
         seconds = self._timeout(timeout)
         worker = self._worker
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.missing.verdicts())
-        number = worker.barriers + 1
+        number, worker.behind = worker.barriers + 1, None
 
         def ask() -> None:
             self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
@@ -275,7 +275,7 @@ class Client:
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.missing.verdicts())
                 worker.perform(worker.session.leave(worker.port.now()))
                 worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
-        except Error as failure:
+        except BaseException as failure:  # an interrupt, too: it has not left
             error = f"{type(failure).__name__}: {failure}"  # the others must not wait for it
             raise
         finally:

@@ -360,7 +360,7 @@ class Session:
         else:
             came_E = np.isin(asked, ids)
             if came_E.sum() != len(ids):
-                return []  # a second copy
+                return []  # a second copy, or one cut at other places: what is missing is asked for again
             entry.missing[shard] = (asked[~came_E], seq_E[~came_E])
             self.resends.moves(("pull", shard, entry.id), now)
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E

@@ -39,7 +39,7 @@ class Missing:
             if note is not None and note.worker >= 0 and note.slice in ids:
                 who = f"waits for {_described(note)}"
             elif note is not None and note.worker < 0 and note.slice in ids:
-                who = "has no initial values yet; rank 0 must call register"
+                who = "has no initial values yet; the lowest live rank must call register"
             else:
                 who = f"has not answered{self._last_heard(shard)}"
             parts.append(f"pull of {name} at clock {entry.clock}: server {shard} {who}")
@@ -68,7 +68,8 @@ class Missing:
             parts.append(
                 f"push {seq} of {self.worker.keyspace.describe(slice_id)} at clock {entry.clock}: {what}, {where}"
             )
-        return "; ".join(parts) or f"server {[k[0] for k in self.worker.session._ticks]} has not confirmed a tick"
+        silent = ", ".join(f"server {shard}" for shard in sorted({shard for shard, _ in self.worker.session._ticks}))
+        return "; ".join(parts) or f"{silent} has not confirmed a tick"
 
 
 def _described(note: Waiting) -> str:

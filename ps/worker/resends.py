@@ -26,7 +26,7 @@ class Resends:
 
     def __init__(self, resend_s: float) -> None:
         self.resend_s = resend_s
-        self.sending: Counter[int] = Counter()  # push (INIT: initial values) -> parts that the transport still holds
+        self.sending: Counter[tuple[int, int]] = Counter()  # (push or INIT, shard) -> parts the transport still holds
         self._due: dict[Key, Due] = {}
 
     def sent(self, key: Key, now: float) -> None:
@@ -50,9 +50,9 @@ class Resends:
             del self._due[key]
         due = [key for key, one in self._due.items() if one.at <= now]
         for key in due:
-            if key[-1] in self.sending:
+            if (key[-1], key[1]) in self.sending:
                 self.moves(key, now)
-        return [key for key in due if key[-1] not in self.sending]
+        return [key for key in due if (key[-1], key[1]) not in self.sending]
 
     def next(self) -> float:
         """When `take_due` has something; infinity when nothing is unanswered."""

@@ -188,7 +188,7 @@ class Worker:
         """One clock. Tick and pull go ahead of the push, so that values come back while the rest still leaves."""
         session = self.session
         if session.model.cadence.accumulates or session.model.cadence.lazy:
-            self.push(grads, weight, True, timeout_s)
+            self.verdicts.pop(self.push(grads, weight, True, timeout_s), None)
             self.tick(timeout_s)
             self.pull(names, outputs, timeout_s)
             return
@@ -199,7 +199,7 @@ class Worker:
         def send() -> None:
             del self.verdicts[self._send_push(entry, parts, take)]
 
-        self.pull(names, outputs, timeout_s, meanwhile=send)
+        self._fetch(names, outputs, timeout_s, meanwhile=send)  # no poll before: the push has no frames to send again
 
     def _ready_to_push(self, grads: Mapping[str, Array], copy: bool, timeout_s: float) -> tuple[Int64, Take]:
         """The slices of a push, and what gives the gradient of each."""
@@ -256,15 +256,18 @@ class Worker:
         push = self._send_push(*session.push(ids, weight, self.port.now()), fresh.__getitem__)
         del self.verdicts[push]  # nobody has a future for it
 
-    def pull(
+    def pull(self, names: list[str], outputs: Mapping[str, Array], timeout_s: float) -> None:
+        """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
+        self.poll()
+        self._fetch(names, outputs, timeout_s)
+
+    def _fetch(
         self,
         names: list[str],
         outputs: Mapping[str, Array],
         timeout_s: float,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
-        self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(names), np.int64)
         travelling = session.travelling(ids)
@@ -458,16 +461,17 @@ class Worker:
             return
 
         number = send.push if send.push >= 0 else INIT
-        self._count_sending(number, 1)
+        shard = int(send.to.partition(":")[2])
+        self._count_sending((number, shard), 1)
 
         def release() -> None:  # by any thread
-            self._count_sending(number, -1)
+            self._count_sending((number, shard), -1)
             for buffer in held:
                 buffer.release()
 
         self._outbox.send(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
 
-    def _count_sending(self, push: int, parts: int) -> None:
+    def _count_sending(self, push: tuple[int, int], parts: int) -> None:
         if self.port.releases_when_sent:
             with self._sending:
                 self.session.resends.sending[push] += parts
