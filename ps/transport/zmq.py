@@ -1,9 +1,9 @@
 """The transport between processes: ZeroMQ over tcp or ipc.
 
 A server binds one ROUTER, everybody else dials it with a DEALER: workers only dial out. libzmq's thread does the
-network without Python; beside it only pyzmq's own, which frees buffers, and no queue of ours. Buffers of 64 KiB and more
-are not copied: libzmq reads them where they are, and a message is released once it has. What arrives stays in libzmq's
-memory until it is released.
+network without Python; beside it only pyzmq's own, which frees buffers, and no queue of ours. Buffers of 64 KiB and
+more are not copied: libzmq reads them where they are, and a message is released once it has. What arrives stays in
+libzmq's memory until it is released.
 
 A routing id is the job id and the address, so that nobody who does not know the job can take a peer's place.
 """
