@@ -27,7 +27,7 @@ SLICE_BYTES = 4 << 20
 IN_FLIGHT = 4  # echoed messages under way: more leave the cache and are slower
 HEADER = bytes(60)
 ZMQ_ECHO = """
-import sys, zmq
+import zmq
 from ps.processes import keep_freed_memory
 keep_freed_memory()
 socket = zmq.Context().socket(zmq.ROUTER)
@@ -36,7 +36,7 @@ while len(frames := socket.recv_multipart(copy=False)) > 2:
     socket.send_multipart(frames, copy=False)
 """
 TCP_ECHO = """
-import socket, sys
+import socket
 server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 one = server.accept()[0]

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Hashable
 
 import numpy as np
 
 from ps.types import Array
+
+
+class UnderWay:
+    """Counts the parts of something that a transport still holds. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._parts: Counter[Hashable] = Counter()
+        self._lock = threading.Lock()
+
+    def begin(self, key: Hashable) -> None:
+        """One more part of it is handed over."""
+        with self._lock:
+            self._parts[key] += 1
+
+    def end(self, key: Hashable) -> None:
+        """The transport has let one go."""
+        with self._lock:
+            self._parts[key] -= 1
+            if not self._parts[key]:
+                del self._parts[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._parts
 
 
 class Pool:

@@ -19,6 +19,7 @@ from ps.errors import FrameError
 WIRE_VERSION = 1
 HEADER_BYTES_MAX = 64 << 20
 JOB_BYTES = 16
+PART_BYTES = 4 << 20  # larger payloads travel in several messages: one is worked on while the next is under way
 
 M = TypeVar("M")
 

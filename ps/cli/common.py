@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import ipaddress
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from ps.addresses import is_loopback
 from ps.errors import ConfigError, Error
 
 F = TypeVar("F", bound=Callable[..., int])
@@ -46,14 +46,6 @@ def with_parameters(work: Callable[..., int], parameters: list[inspect.Parameter
     return work
 
 
-def split_address(flag: str, address: str) -> tuple[str, int]:
-    """Host, without brackets, and port. Raises: ConfigError naming the flag."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal() and int(port[:6]) < 1 << 16):
-        raise ConfigError(f"{flag}: expected host:port, got {address!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 def check_reach(flag: str, host: str, insecure: bool) -> None:
     """Peers do not prove who they are yet, so only this machine may reach us. Raises: ConfigError naming the flag."""
     if not insecure and not is_loopback(host):
@@ -61,19 +53,3 @@ def check_reach(flag: str, host: str, insecure: bool) -> None:
             f"{flag}: expected a loopback address such as 127.0.0.1, got {host!r}, which others can reach, and peers "
             "do not authenticate; give --insecure if you trust everybody in that network"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Names other than localhost count as reachable: what they mean is not ours to know."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def is_every_address(host: str) -> bool:
-    """It can be listened on, but not dialled."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host == "*"

@@ -11,7 +11,8 @@ from dataclasses import asdict
 
 import typer
 
-from ps.cli.common import PORT, one_line, split_address
+from ps.addresses import split_address
+from ps.cli.common import PORT, one_line
 from ps.doctor.examine import examine
 
 ERASE = "\r\x1b[K"  # the line with the cursor

@@ -7,7 +7,8 @@ import sys
 
 import typer
 
-from ps.cli.common import check_reach, is_every_address, one_line, split_address
+from ps.addresses import is_every_address, split_address
+from ps.cli.common import check_reach, one_line
 from ps.control.commands import check_address
 from ps.errors import ConfigError
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ps import __version__
-from ps.cli.common import is_loopback, split_address
+from ps.addresses import is_loopback, split_address
 from ps.doctor.finding import WAIT_S, Finding, ok, problem, warning
 from ps.doctor.reach import Reach, Trouble, dial
 from ps.errors import ConfigError, Error

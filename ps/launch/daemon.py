@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ps.addresses import is_every_address
 from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.launch.ends import Outcome
 from ps.launch.journal import Journal
 from ps.launch.rules import Rule
+from ps.launch.supervisor import CATCH
 from ps.launch.view import Plain, View
-from ps.launch.watch import Watch
+from ps.launch.watch import TICK_S, Watch
 
-TICK_S = 0.2  # between looks at the controller
 MISSING_EVERY_S = 10.0  # who is not there yet is named so often
-CATCH = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-EVERYWHERE = ("0.0.0.0", "::")  # can be listened on, not dialled
 
 
 def run_controller(config: RunConfig, rules: list[Rule], host: str, port: int, quiet: bool) -> int:
@@ -32,7 +31,7 @@ def run_controller(config: RunConfig, rules: list[Rule], host: str, port: int, q
     try:
         with _caught() as signals:
             address = control.start()
-            dialled = address if host not in EVERYWHERE else f"{socket.gethostname()}:{address.rpartition(':')[2]}"
+            dialled = address if not is_every_address(host) else f"{socket.gethostname()}:{address.rpartition(':')[2]}"
             view.note(f"controller listens at {address}: {config.servers} servers, {config.workers} workers expected")
             view.note(f"for the others: PS_CONTROLLER={dialled} PS_JOB={control.job.hex()}")
             reason, failed = _follow(control, config, Watch(control, rules, view, Journal(None, view.note)), signals)

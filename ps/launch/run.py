@@ -24,9 +24,8 @@ from ps.launch.options import (
 from ps.launch.rules import Rule
 from ps.launch.supervisor import Exit, Supervisor
 from ps.launch.view import View, open_view
-from ps.launch.watch import Watch, Watched
+from ps.launch.watch import TICK_S, Watch, Watched
 
-TICK_S = 0.2  # between looks at the controller
 SETTLE_S = 2.0  # from a worker's exit until its last message must have arrived
 SERVER = (sys.executable, "-P", "-m", "ps.launch.server")  # -P: nothing of the user's folder shadows a module
 

@@ -12,6 +12,7 @@ from ps.launch.journal import Journal
 from ps.launch.rules import EPOCH, Progress, Report, Rule, StopAfter, progress, reports
 from ps.launch.view import View
 
+TICK_S = 0.2  # between looks at the controller: metrics, rules, view
 EPOCH_HINT_CLOCKS = 10  # without a logged epoch so far, --stop-after 10epochs is told to be waiting for one
 
 

@@ -9,8 +9,8 @@ from ps.server.gate import Gate
 from ps.server.ledger import Sent
 from ps.server.members import Parked
 from ps.server.slices import Slices
-from ps.transport.base import PART_BYTES
 from ps.types import Int64, PeerId, worker_peer
+from ps.wire import PART_BYTES
 
 
 class Pulls:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ps import kernels, wire
-from ps.buffers import Buffer
+from ps.buffers import Buffer, UnderWay
 from ps.errors import Error, FrameError, PeerError
 from ps.messages import Init, Pull, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
@@ -19,9 +17,10 @@ from ps.server.follower import Follower
 from ps.server.ledger import Added, Commit, Initialised, Record, Sent
 from ps.server.rounds import Rounds
 from ps.server.values import Values
-from ps.transport.base import PART_BYTES, Message
+from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import Array, Float, PeerId, worker_peer
+from ps.wire import PART_BYTES
 
 Frame = tuple[Float, "Held"]
 
@@ -61,8 +60,7 @@ class Server:
         self._defer, self._watch = defer, watch
         self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
-        self._answering: Counter[tuple[PeerId, int]] = Counter()  # (to, id) -> parts that the transport still holds
-        self._answering_lock = threading.Lock()
+        self._answering = UnderWay()  # (to, id)
         self._now = 0.0
 
     def receive(self, sender: PeerId, message: Message, now: float) -> None:
@@ -112,8 +110,8 @@ class Server:
                     raise PeerError(why)
                 return self.shard.on_init(body.worker, body.slice_E, self._now)
             case Read():
-                return [] if self._is_answering(sender, body.id) else self.shard.read(sender, body, self._now)
-            case Pull() if not body.late and self._is_answering(worker_peer(body.worker), body.id):
+                return [] if (sender, body.id) in self._answering else self.shard.read(sender, body, self._now)
+            case Pull() if not body.late and (worker_peer(body.worker), body.id) in self._answering:
                 return []  # asked again over a slow link: the answer is on its way
         return self.shard.handle(body, self._now)
 
@@ -216,22 +214,14 @@ class Server:
         self.metrics.count("pull_bytes", sum(b.nbytes for b in buffers), direction="sent")
 
         key = (answer.to, answer.id)
-        with self._answering_lock:
-            self._answering[key] += 1
+        self._answering.begin(key)
 
         def release() -> None:  # by any thread
-            with self._answering_lock:
-                self._answering[key] -= 1
-                if not self._answering[key]:
-                    del self._answering[key]
+            self._answering.end(key)
             for buffer in held:
                 buffer.release()
 
         self._outbox.send(answer.to, Message(wire.encode(body, self.job), buffers, release))
-
-    def _is_answering(self, to: PeerId, id: int) -> bool:
-        """Parts of this answer are with the transport."""
-        return (to, id) in self._answering
 
     def _replicate(self, record: Record) -> None:
         if self._watch is not None:

@@ -9,8 +9,6 @@ from typing import Protocol
 from ps.errors import PeerError
 from ps.types import Array, PeerId
 
-PART_BYTES = 4 << 20  # larger payloads travel in several messages: one is worked on while the next is under way
-
 
 class Unreachable(PeerError):
     """The peer is not there (any more); what was sent to it and not yet received is lost."""

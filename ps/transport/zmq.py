@@ -266,7 +266,8 @@ class ZmqTransport:
             left = deadline - time.monotonic() if timeout > 0 else 0.0
             if left <= 0:
                 return None
-            self._poll.poll(left * 1e3 + 1)
+            if any(fd == self._bell.fd for fd, _ in self._poll.poll(left * 1e3 + 1)):
+                self._bell.hush()
 
     def hand_in(self, sender: PeerId, message: Message) -> None:
         """Gives `recv` a message that came another way; from any thread."""
@@ -308,7 +309,6 @@ class ZmqTransport:
                     if item[1] is not None:
                         return item[0], item[1]
                 self._sockets.append(self._sockets.pop(0))  # the next one first
-            self._bell.hush()
             self._waits = True
         return self._handed.popleft() if self._handed else None
 

@@ -31,8 +31,8 @@ from ps.messages import (
     Waiting,
     Welcome,
 )
-from ps.transport.base import PART_BYTES
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
+from ps.wire import PART_BYTES
 from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled
 from ps.worker.resends import INIT, Key, Resends
 

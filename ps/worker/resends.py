@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from ps.buffers import UnderWay
 
 BACKOFF_MAX = 5  # resends wait resend_s * 2^0 ... 2^5
 INIT = -1
@@ -26,7 +27,7 @@ class Resends:
 
     def __init__(self, resend_s: float) -> None:
         self.resend_s = resend_s
-        self.sending: Counter[tuple[int, int]] = Counter()  # (push or INIT, shard) -> parts the transport still holds
+        self.sending = UnderWay()  # (push or INIT, shard)
         self._due: dict[Key, Due] = {}
 
     def sent(self, key: Key, now: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -84,7 +83,6 @@ class Worker:
         self._reported = Clock(0)  # what the controller knows
         self._report_at = 0.0  # not before
         self._beat_at = float("inf")
-        self._sending = threading.Lock()
         try:
             self._enroll(rank, timeout_s)
         except Exception as error:
@@ -273,8 +271,7 @@ class Worker:
         travelling = session.travelling(ids)
         at_hand = np.setdiff1d(ids, travelling, assume_unique=True) if len(travelling) < len(ids) else ids[:0]
         if len(travelling):
-            started = self.port.now()
-            entry, actions = session.pull(travelling, started)
+            entry, actions = session.pull(travelling, self.port.now())
             self._sinks[entry.id] = outputs
             self.perform(actions)
             try:
@@ -460,23 +457,18 @@ class Worker:
             self.post(send.to, body)
             return
 
-        number = send.push if send.push >= 0 else INIT
-        shard = int(send.to.partition(":")[2])
-        self._count_sending((number, shard), 1)
+        key = (send.push if send.push >= 0 else INIT, int(send.to.partition(":")[2]))
+        sending, counts = self.session.resends.sending, self.port.releases_when_sent
+        if counts:
+            sending.begin(key)
 
         def release() -> None:  # by any thread
-            self._count_sending((number, shard), -1)
+            if counts:
+                sending.end(key)
             for buffer in held:
                 buffer.release()
 
         self._outbox.send(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
-
-    def _count_sending(self, push: tuple[int, int], parts: int) -> None:
-        if self.port.releases_when_sent:
-            with self._sending:
-                self.session.resends.sending[push] += parts
-                if not self.session.resends.sending[push]:
-                    del self.session.resends.sending[push]
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""

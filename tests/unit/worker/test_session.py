@@ -276,9 +276,9 @@ def test_what_the_transport_still_holds_is_not_sent_again() -> None:
     worker = session(slices=1)
     push(worker)
     [entry] = worker.pushes
-    worker.resends.sending[entry, 0] = 1
+    worker.resends.sending.begin((entry, 0))
     assert worker.on_timer(1.0) == [] and worker.next_timer() == 2.0
-    del worker.resends.sending[entry, 0]
+    worker.resends.sending.end((entry, 0))
     assert lines(worker.on_timer(2.0)) == ["server:0 <- push 0: 0#1 on v0"]
 
 
