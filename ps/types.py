@@ -22,6 +22,7 @@ Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 Float = NDArray[np.floating[Any]]  # float32 or float64: the master dtype of its slice
+Float32 = NDArray[np.float32]
 Array = NDArray[Any]
 
 JOIN_AHEAD_MAX = 1024  # ranks that a joiner may be above all known ones: a claim must not cost memory

@@ -1,0 +1,89 @@
+"""What every codec is: a frozen dataclass that turns one slice's gradient into a frame, and a frame into a sum.
+
+A codec holds options only. What it remembers of one slice between two calls is a `Memory`, owned by the worker.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from ps.types import Array, Float32, UInt8
+
+
+@dataclass
+class Memory:
+    """What one codec remembers of one slice on one worker. All of it belongs to that worker's checkpoint.
+
+    `residual_N` (float32, gradient units) is what earlier frames have left out, or None without error feedback.
+    `seed` and `encoded` (frames so far) are all that random codecs draw from: a replay gives the same bytes.
+    """
+
+    rows: int
+    columns: int  # the slice as a matrix; rows * columns elements
+    residual_N: Float32 | None
+    seed: int = 0
+    encoded: int = 0
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Elements of the slice."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """One lossy code for float32 slices.
+
+    `warmup`: clocks that travel dense before the first frame. `min_elements`: slices that hold a smaller parameter
+    travel dense always. `error_feedback`: what a frame leaves out is added to the next (Seide et al., Interspeech 2014).
+    """
+
+    warmup: Annotated[int, Field(ge=0)] = 0
+    min_elements: Annotated[int, Field(ge=0)] = 1024
+    error_feedback: bool = True
+
+    ID: ClassVar[int]  # of the codec, on the wire; 0 is the raw slice
+    REFUSES: ClassVar[dict[str, str]] = {}  # server optimizer -> why this codec is wrong with it
+
+    def memory(self, rows: int, columns: int, seed: int = 0) -> Memory:
+        """A fresh memory of one slice."""
+        residual_N = np.zeros(rows * columns, np.float32) if self.error_feedback else None
+        return Memory(rows, columns, residual_N, seed)
+
+    @abstractmethod
+    def bytes_max(self, rows: int, columns: int) -> int:
+        """The largest frame of a slice of this shape, in bytes."""
+
+    @abstractmethod
+    def encode(self, grad_N: Float32, memory: Memory, frame: UInt8) -> int:
+        """Encodes grad + residual into `frame` (`bytes_max` long); the residual then holds what the frame leaves out.
+
+        Returns the length of the frame. `grad_N` is read only, flat, contiguous and finite.
+        """
+
+    @abstractmethod
+    def check(self, frame: UInt8, rows: int, columns: int) -> None:
+        """Raises: FrameError unless `decode_add` can take this frame: lengths, counts, indices, finite scales."""
+
+    @abstractmethod
+    def decode_add(self, frame: UInt8, out_N: Float32, weight: float) -> None:
+        """out += float32(weight) * decoded, each product and each sum rounded once; `frame` has passed `check`."""
+
+    def decode(self, frame: UInt8, out_N: Float32) -> None:
+        """out = decoded."""
+        out_N.fill(0.0)
+        self.decode_add(frame, out_N, 1.0)
+
+    def refund(self, frame: UInt8, memory: Memory) -> None:
+        """A refused frame goes back into the residual, where there is one (conservation, G9)."""
+        if memory.residual_N is not None:
+            self.decode_add(frame, memory.residual_N, 1.0)
+
+
+
