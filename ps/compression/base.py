@@ -84,6 +84,3 @@ class Codec(ABC):
         """A refused frame goes back into the residual, where there is one (conservation, G9)."""
         if memory.residual_N is not None:
             self.decode_add(frame, memory.residual_N, 1.0)
-
-
-

@@ -1,0 +1,8 @@
+// The kernels for the dispatch target `avx2`; the build passes its instruction set.
+#include "table.h"
+
+#include "elementwise.inc"
+
+namespace ps {
+const Table avx2_table = {elementwise<float>(), elementwise<double>()};
+}
