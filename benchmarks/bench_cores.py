@@ -211,7 +211,7 @@ def told(shard: Shard, sends: list[WorkerAction]) -> list[Any]:
             match action:
                 case Send(to, body) if to != CONTROLLER:
                     heard.append(body)
-                case Answer(_, id, slices, version_E, min_clock_E, lr, rate):
+                case Answer(_, id, _, slices, _, version_E, min_clock_E, lr, rate):
                     heard.append(Values(id, slices, version_E, min_clock_E, lr, rate))
     return heard
 

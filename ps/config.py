@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from ps.compression.choice import Codecs
+from ps.compression.rules import chosen
 from ps.consistency import Consistency, consistency
 from ps.errors import ConfigError
 from ps.optim import optimizer, schedule
@@ -24,7 +26,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     schedule: str = "constant"
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
     clip_value: Annotated[float, Field(gt=0)] | None = None  # of each element, on the server at commit
-    error_feedback: bool = False  # refused pushes go back into a residual that the next push carries
+    compression: str = "none"  # codec of both directions, as far as each is safe
+    push_compression: str | None = None  # of gradients; None: as `compression`
+    pull_compression: str | None = None  # of values; None: as `compression`, where safe
     on_worker_loss: Literal["wait", "drop"] = "drop"
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # a data epoch ends when this share of workers is through
     seed: Annotated[int, Field(ge=0)] | None = None
@@ -45,7 +49,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
             config = cls(**options)
         except ValidationError as error:
             raise ConfigError(describe(error)) from None
-        config.model(), config.rule(), config.rates()
+        config.model(), config.rule(), config.rates(), config.codecs()
         return config
 
     def model(self) -> Consistency:
@@ -59,6 +63,10 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     def rates(self) -> Schedule:
         """The learning-rate schedule."""
         return schedule(self.schedule)
+
+    def codecs(self) -> Codecs:
+        """The codecs of both directions. Raises: ConfigError for a combination that is known to be wrong."""
+        return chosen(self.compression, self.push_compression, self.pull_compression, self.rule(), self.model())
 
     @property
     def keep_versions(self) -> bool:

@@ -35,13 +35,15 @@ MASTER: dict[str, str] = {  # registered dtype -> dtype of the server's master c
 class Options:
     """What may differ from parameter to parameter; slices bundle only what is equal here.
 
-    `lr_scale` multiplies the learning rate; `weight_decay` replaces the optimizer's own (None keeps it); `codec`
-    replaces the push codec (None keeps it); `frozen` parameters are stored and pulled, never pushed.
+    `lr_scale` multiplies the learning rate; `weight_decay` replaces the optimizer's own (None keeps it); so do
+    `push_compression` and `pull_compression` with the run's codecs; `frozen` parameters are stored and pulled, never
+    pushed.
     """
 
     lr_scale: float = 1.0
     weight_decay: float | None = None
-    codec: str | None = None
+    push_compression: str | None = None
+    pull_compression: str | None = None
     frozen: bool = False
 
     def __post_init__(self) -> None:
@@ -113,10 +115,16 @@ class Slice:
     dtype: str
     options: Options
     trainable: bool
+    columns: int  # the slice as a matrix: a run of whole rows of its parameter where it is one, else a single row
+    smallest: int  # elements of its smallest parameter
 
     @property
     def nbytes(self) -> int:
         return self.size * np.dtype(self.dtype).itemsize
+
+    @property
+    def rows(self) -> int:
+        return self.size // self.columns if self.columns else 1
 
 
 @dataclass
@@ -188,7 +196,8 @@ def _cut(batch: Sequence[Parameter], first: int) -> Iterator[Slice]:
     def close(kind: tuple[str, Options, bool]) -> None:
         pieces = tuple(bundles.pop(kind))
         size = pieces[-1].offset + pieces[-1].stop
-        made.append((pieces[0].parameter, Slice(pieces, size, *kind)))
+        columns = _columns(batch[pieces[0].parameter - first], size) if len(pieces) == 1 else size
+        made.append((pieces[0].parameter, Slice(pieces, size, *kind, columns, min(piece.stop for piece in pieces))))
 
     for index, parameter in enumerate(batch, first):
         kind = (parameter.master, parameter.options, parameter.trainable)
@@ -200,11 +209,19 @@ def _cut(batch: Sequence[Parameter], first: int) -> Iterator[Slice]:
                 close(kind)
         else:
             for start, stop in _runs(parameter):
-                made.append((index, Slice((Piece(index, start, stop, 0),), stop - start, *kind)))
+                size = stop - start
+                columns = _columns(parameter, size)
+                made.append((index, Slice((Piece(index, start, stop, 0),), size, *kind, columns, parameter.size)))
     for kind in list(bundles):
         close(kind)
     made.sort(key=lambda entry: entry[0])  # stable: the runs of one parameter stay in order
     return iter([entry[1] for entry in made])
+
+
+def _columns(parameter: Parameter, size: int) -> int:
+    """Elements in a row of the parameter as a matrix (first axis by all others); `size` where rows are cut inside."""
+    row = math.prod(parameter.shape[1:])
+    return row if len(parameter.shape) > 1 and row and size % row == 0 else size
 
 
 def _runs(parameter: Parameter) -> Iterator[tuple[int, int]]:

@@ -1,18 +1,36 @@
 """Every message that passes between worker, shard and controller, one class each.
 
-`_E` arrays are parallel: entry i belongs to slice `slice_E[i]` (an id in the cluster-wide list). Payloads travel
-beside the header as raw buffers, one per slice, in the order of `slice_E`.
+`_E` arrays are parallel: entry i belongs to slice `slice_E[i]` (an id in the cluster-wide list); `_K` arrays are like
+them or empty, which means a zero for each slice. Payloads travel beside the header as raw buffers, one per slice, in
+the order of `slice_E`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, TypeAlias
 
+import numpy as np
+
 from ps.keyspace import NAME_BYTES_MAX, Options, Parameter
 from ps.types import Clock, Int64, UInt8, WorkerId
-from ps.wire import CODES_E, COUNT, COUNTS_E, FLAG, IDS_E, INT64, RANK, REAL, listing, message, optional, text, tuple_of
+from ps.wire import (
+    CODECS_K,
+    CODES_E,
+    COUNT,
+    COUNTS_E,
+    FLAG,
+    IDS_E,
+    INT64,
+    RANK,
+    REAL,
+    listing,
+    message,
+    optional,
+    text,
+    tuple_of,
+)
 
 TEXT_MAX = 16 << 10
 Worker: TypeAlias = Annotated[WorkerId, RANK]
@@ -23,6 +41,12 @@ Counts: TypeAlias = Annotated[Int64, COUNTS_E]
 Text: TypeAlias = Annotated[str, text(TEXT_MAX)]
 Flag: TypeAlias = Annotated[bool, FLAG]
 Real: TypeAlias = Annotated[float, REAL]
+Codecs: TypeAlias = Annotated[UInt8, CODECS_K]
+
+RAW = 0  # codec ids in codec_K: the slice itself
+SAME = 255  # nothing new
+NO_CODECS: UInt8 = np.empty(0, np.uint8)
+NO_MARKS: Int64 = np.empty(0, np.int64)
 
 
 class Code(IntEnum):
@@ -60,7 +84,7 @@ class Init:
 class Push:
     """Gradients or deltas of one clock, one frame per slice. seq_E: gapless push numbers per (worker, slice), from 1.
 
-    base_E: the versions they were computed on. weight: examples behind them.
+    base_E: the versions they were computed on. weight: examples behind them. codec_K: what each frame is encoded with.
     """
 
     worker: Worker
@@ -70,6 +94,7 @@ class Push:
     slice_E: Ids
     seq_E: Counts
     base_E: Counts
+    codec_K: Codecs = field(default_factory=lambda: NO_CODECS)
 
 
 @message(4)
@@ -95,6 +120,7 @@ class Pull:
 
     oldest: the least id this worker still waits for: anything below is a late copy. late: a tick of the clock before
     came too late for a round, so the worker reads what there is: whoever waits for its push must not be waited for.
+    mark_K: of the view that it holds of each slice, 0: none (see Values).
     """
 
     worker: Worker
@@ -105,6 +131,7 @@ class Pull:
     late: Flag
     slice_E: Ids
     seq_E: Counts
+    mark_K: Counts = field(default_factory=lambda: NO_MARKS)
 
 
 @message(6)
@@ -201,7 +228,8 @@ class Ticked:
 class Values:
     """Values, one buffer per slice, each exactly one version. lr: the rate in force (error feedback rescales by it).
 
-    rate: what models that apply on arrival multiply it with.
+    rate: what models that apply on arrival multiply it with. Where pulls are compressed, codec_K says what a buffer is:
+    the view whole (RAW), nothing new (SAME), or a frame that takes the view from mark - 1 to mark_K.
     """
 
     id: Number
@@ -210,6 +238,8 @@ class Values:
     min_clock_E: Counts
     lr: Real
     rate: Real
+    codec_K: Codecs = field(default_factory=lambda: NO_CODECS)
+    mark_K: Counts = field(default_factory=lambda: NO_MARKS)
 
 
 @message(26)
@@ -257,17 +287,20 @@ class Spec:
     dtype: Annotated[str, text(16)]
     lr_scale: Real
     weight_decay: Annotated[float | None, optional(REAL)]
-    codec: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
+    push_compression: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
+    pull_compression: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
     frozen: Flag
 
     @classmethod
     def of(cls, p: Parameter) -> Spec:
         o = p.options
-        return cls(p.name, p.shape, p.dtype, o.lr_scale, o.weight_decay, o.codec, o.frozen)
+        both = o.push_compression, o.pull_compression
+        return cls(p.name, p.shape, p.dtype, o.lr_scale, o.weight_decay, *both, o.frozen)
 
     def parameter(self) -> Parameter:
         """Raises: ConfigError when the claim is not a parameter we can hold."""
-        options = Options(self.lr_scale, self.weight_decay, self.codec, self.frozen)
+        both = self.push_compression, self.pull_compression
+        options = Options(self.lr_scale, self.weight_decay, *both, self.frozen)
         return Parameter(self.name, self.shape, self.dtype, options)
 
 

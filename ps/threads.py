@@ -14,9 +14,9 @@ from ps.config import RunConfig
 from ps.controller.build import build_controller
 from ps.controller.runtime import ControllerRuntime
 from ps.messages import Stop
-from ps.metrics import Metrics, Snapshot
+from ps.metrics import Snapshot
 from ps.report import status
-from ps.server.build import build_shard
+from ps.server.build import build_server
 from ps.server.runtime import Server
 from ps.transport.base import Message
 from ps.transport.memory import MemoryNetwork, MemoryTransport
@@ -165,7 +165,7 @@ class Threads:
 
     def _add_server(self, shard: int) -> None:
         transport = self.network.open(server_peer(shard))
-        server = Server(build_shard(self.config, shard), self.job, transport.send_nowait, Metrics())
+        server = build_server(self.config, shard, self.job, transport.send_nowait)
         self._transports.append(transport)
         self._servers[shard] = server
         self._services.append(self._thread(f"server {shard}", self._serve, shard, server, transport))

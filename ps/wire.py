@@ -95,6 +95,7 @@ FLAG = Kind("a boolean", bool, _flag)
 IDS_E = _array("<i8", 0)  # slice ids, ascending order is the sender's business
 COUNTS_E = _array("<i8", 0)
 CODES_E = _array("|u1", 1, 3)
+CODECS_K = _array("|u1", 0)
 
 
 def listing(of: type[Any], count_max: int) -> Kind:
@@ -143,8 +144,8 @@ def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
     layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
     assert all(isinstance(kind, Kind) for _, kind in layout), cls
     _LAYOUTS[cls] = layout
-    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P"))
-    _PARALLEL[cls] = [places for places in axes if len(places) > 1]
+    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P", "_K"))
+    _PARALLEL[cls] = [places for places in axes if places]
     return layout
 
 
@@ -167,12 +168,18 @@ def _unpack_fields(cls: type[M], values: Any) -> M:
 
 
 def _check_lengths(cls: type[Any], values: list[Any]) -> None:
-    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths."""
+    """Fields whose names end in the same axis (`_E`, `_P`, `_K`) are parallel: equal lengths; `_K` is `_E` or empty."""
+    entries = 0
     for places in _PARALLEL[cls]:
         length = len(values[places[0]])
         if any(len(values[place]) != length for place in places):
             lengths = {_layout(cls)[place][0]: len(values[place]) for place in places}
             raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
+        name = _layout(cls)[places[0]][0]
+        if name.endswith("_E"):
+            entries = length
+        elif name.endswith("_K") and length not in (0, entries):
+            raise FrameError(f"{cls.__name__}.{name}: expected 0 or {entries} entries, got {length}")
 
 
 def _short(value: Any) -> str:

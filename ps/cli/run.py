@@ -9,21 +9,24 @@ from typing import Any
 import typer
 
 from ps.cli.common import one_line, parameter, with_parameters
+from ps.cli.flags import file_option, text_option, with_file
 from ps.config import RunConfig
-from ps.launch.files import RunFile, read_file
+from ps.launch.files import RunFile
 from ps.launch.options import LOG_DIR, RunOptions
 from ps.launch.run import run_cluster
 
 # RunConfig's fields in words; their types, ranges and defaults are read from it.
 CONFIG_HELP = {
-    "servers": "Server processes; each holds a share of the values.",
+    "servers": "Server processes; each holds a share of the values. colocated: one beside each worker.",
     "workers": "Worker processes; each runs SCRIPT.",
     "consistency": "Who waits for whom: bsp, ssp:staleness=3, async, ...",
     "optimizer": "What servers do with gradients: sgd:lr=0.1, momentum:lr=0.1,decay=0.9, adagrad:lr=0.1, ...",
     "schedule": "Learning rate over clocks.",
     "clip_norm": "Largest norm of a worker's whole gradient.",
     "clip_value": "Largest value of each element, at the server.",
-    "error_feedback": "true: what a refused push held travels with the next.",
+    "compression": "Codec of both directions, as far as each is safe: onebit, int8, fp16, topk:ratio=0.01, ...",
+    "push_compression": "Codec of gradients. [default: that of --compression]",
+    "pull_compression": "Codec of values. [default: that of --compression, where it is safe]",
     "on_worker_loss": "wait or drop: whether others wait for a lost worker. With --max-restarts it is wait.",
     "epoch_share": "A data epoch ends when this share of the workers is through.",
     "seed": "Of all that is random.",
@@ -35,6 +38,7 @@ CONFIG_HELP = {
 }
 
 METAVARS = {
+    "servers": "N|colocated",
     "on_worker_loss": "wait|drop",
     "clip_norm": "X",
     "clip_value": "X",
@@ -70,12 +74,6 @@ def config_options() -> list[inspect.Parameter]:
     return made
 
 
-def text_option(name: str, metavar: str, help: str) -> inspect.Parameter:
-    """A flag that is a text, or absent."""
-    flag = f"--{name.replace('_', '-')}"
-    return parameter(name, str | None, typer.Option(None, flag, metavar=metavar, help=help, show_default=False))
-
-
 def rule_options() -> list[inspect.Parameter]:
     """When a run is to stop."""
     patience = "Stop after N reports of NAME without a better one; 'loss' or 'err': lower is better."
@@ -84,22 +82,6 @@ def rule_options() -> list[inspect.Parameter]:
         text_option("stop_when", "TEST", "Stop when a worker logs such a value: 'val_acc>=0.97'."),
         text_option("patience", "NAME:N", patience),
     ]
-
-
-def file_option() -> inspect.Parameter:
-    """The file with options."""
-    return text_option("config", "FILE", "TOML: options as `name = value`, named as here with _ for -; flags win.")
-
-
-def with_file(given: dict[str, Any], kind: type[RunConfig]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Takes --config and the flags of `kind` out of `given`: all options, and the places of those from the file.
-
-    Raises: ConfigError with the line of the file.
-    """
-    path = given.pop("config")
-    options, places = ({}, {}) if path is None else read_file(path, kind)
-    flags = {name: text for name in kind.model_fields if (text := given.pop(name)) is not None}
-    return {**options, **flags}, {name: place for name, place in places.items() if name not in flags}
 
 
 def run_options() -> list[inspect.Parameter]:

@@ -20,7 +20,8 @@ class Memory:
     """What one codec remembers of one slice on one worker. All of it belongs to that worker's checkpoint.
 
     `residual_N` (float32, gradient units) is what earlier frames have left out, or None without error feedback.
-    `seed` and `encoded` (frames so far) are all that random codecs draw from: a replay gives the same bytes.
+    `seed` and `encoded` (frames so far) are all that random codecs draw from: a replay gives the same bytes. `lr` is
+    the learning rate in force when the residual was last added to; 0: nothing was.
     """
 
     rows: int
@@ -28,6 +29,7 @@ class Memory:
     residual_N: Float32 | None
     seed: int = 0
     encoded: int = 0
+    lr: float = 0.0
     arrays: dict[str, Array] = field(default_factory=dict)
 
     @property
@@ -41,7 +43,7 @@ class Codec(ABC):
     """One lossy code for float32 slices.
 
     `warmup`: clocks that travel dense before the first frame. `min_elements`: slices that hold a smaller parameter
-    travel dense always. `error_feedback`: what a frame leaves out is added to the next (Seide et al., Interspeech 2014).
+    travel dense always. `error_feedback`: what a frame leaves out is added to the next one (Seide et al., 2014).
     """
 
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -50,6 +52,8 @@ class Codec(ABC):
 
     ID: ClassVar[int]  # of the codec, on the wire; 0 is the raw slice
     REFUSES: ClassVar[dict[str, str]] = {}  # server optimizer -> why this codec is wrong with it
+    CARRIES: ClassVar[tuple[str, ...]] = ("gradient", "delta")  # what it may encode
+    PULLS: ClassVar[str | None] = None  # why it cannot encode values; None: it can
 
     def memory(self, rows: int, columns: int, seed: int = 0) -> Memory:
         """A fresh memory of one slice."""

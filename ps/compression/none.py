@@ -1,4 +1,4 @@
-"""No compression: a frame is the gradient itself, in the master dtype of its slice."""
+"""No compression: a frame is the slice itself, in its master dtype."""
 
 from __future__ import annotations
 
@@ -7,4 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Identity:
-    """Frames are raw arrays. Nothing is lost, so with error feedback the residual holds refused pushes only."""
+    """Frames are raw arrays. Nothing is lost; with error feedback the residual holds refused pushes."""
+
+    error_feedback: bool = False

@@ -11,22 +11,25 @@ from contextlib import suppress
 from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd
 from ps.errors import Error, OutboxFull
-from ps.metrics import Metrics
+from ps.launch.asked import Asked
 from ps.processes import ClusterPort, named, number
-from ps.server.build import build_shard
+from ps.server.build import build_server
 from ps.server.runtime import Server
 from ps.transport.base import Unreachable
 from ps.types import PeerId
 
 IDLE_S = 0.5  # an idle server looks so often whether it is still needed
 RETRY_S = 0.005  # what a slow reader had no room for is tried again so often
+LEAVE_S = 5.0  # a server that is asked to stop waits so long for the others to be told
 METRICS_S = 1.0  # the controller hears so often what was measured
 
 
 def main() -> int:
     """Serves until the job is over. Exit code 1, with one line on stderr, when it could not begin."""
     parser = argparse.ArgumentParser(prog="ps.launch.server", description=__doc__)
-    parser.add_argument("--listen", default="127.0.0.1:0", help="host:port of the data plane; port 0: any free one")
+    parser.add_argument(
+        "--listen", default="127.0.0.1:0", help="of the data plane: host:port (0: any free port) or ipc://"
+    )
     parser.add_argument("--advertise", default="", help="the host that others are told to dial, if it is another one")
     given = parser.parse_args()
     try:
@@ -39,16 +42,17 @@ def main() -> int:
     return 0
 
 
-def serve(listen: str, advertise: str = "") -> LinkEnd | None:
+def serve(listen: str, advertise: str = "", asked: Asked | None = None) -> LinkEnd | None:
     """Joins as a server, for shard PS_SHARD if that is set, and serves until the controller says goodbye.
 
+    asked: a signal then ends the job, whose values are lost with this server, in words.
     When the controller is gone: until all workers have left, or none has said a word for the run's timeout_s.
     Returns: how the connection to the controller has ended.
     Raises: ConfigError when the place is taken or the controller refuses; DeadlineError when there is none.
     """
     port = ClusterPort(PeerId("server"))
     try:
-        place = port.transport.listen(f"tcp://{listen}")
+        place = port.transport.listen(listen if "://" in listen else f"tcp://{listen}")
         if advertise:
             place = f"tcp://{advertise}:{place.rpartition(':')[2]}"
         hello = Hello("server", data_address=place, shard=number("PS_SHARD", -1))
@@ -58,17 +62,24 @@ def serve(listen: str, advertise: str = "") -> LinkEnd | None:
         raise
     config = welcome.config
     try:
-        shard = build_shard(config, welcome.shard)
-        server = Server(shard, welcome.job, port.send_nowait, Metrics(), clip_value=config.clip_value)
-        _work(port, server, config)
+        server = build_server(config, welcome.shard, welcome.job, port.send_nowait)
+        if asked is not None:
+            asked.wake = port.transport.wake
+        _work(port, server, config, asked)
     finally:
         port.close()
     return port.end
 
 
-def _work(port: ClusterPort, server: Server, config: RunConfig) -> None:
+def _work(port: ClusterPort, server: Server, config: RunConfig, asked: Asked | None) -> None:
     told_at, heard_at = 0.0, time.monotonic()  # heard_at: with a controller any silence is fine
+    leave_at = float("inf")
     while not _is_over(port.end, server, time.monotonic() - heard_at > config.timeout_s):
+        if asked is not None and asked.by and leave_at == float("inf"):
+            leave_at = time.monotonic() + LEAVE_S
+            _say_why(port, asked)
+        if time.monotonic() >= leave_at or (leave_at < float("inf") and port.end is not None):
+            return
         item = port.transport.recv(RETRY_S if server.has_unsent else IDLE_S)
         now = time.monotonic()
         if item is not None or port.end is None:
@@ -80,6 +91,13 @@ def _work(port: ClusterPort, server: Server, config: RunConfig) -> None:
         if now - told_at > METRICS_S:
             told_at = now
             _tell(port, server)
+
+
+def _say_why(port: ClusterPort, asked: Asked) -> None:
+    """The controller then ends the job, names what is lost, and says goodbye."""
+    asked.give_back()  # a second signal ends this process at once
+    with suppress(Unreachable, OutboxFull):
+        port.link.leaving(f"it was asked to stop by {asked.by}")
 
 
 def _is_over(end: LinkEnd | None, server: Server, silent: bool) -> bool:

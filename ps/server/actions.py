@@ -51,11 +51,16 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Send values: slices by local index, each at exactly this version (the current one or one that is kept)."""
+    """Send values: slices by local index, each at exactly this version (the current one or one that is kept).
+
+    A worker at `clock` holds views with these marks; clock -1: a reader, which takes plain values.
+    """
 
     to: PeerId
     id: int
+    clock: int
     slices: Int64
+    mark_E: Int64
     version_E: Int64
     min_clock_E: Int64
     lr: float

@@ -21,11 +21,13 @@ class OpenTick:
 
 @dataclass(slots=True)
 class Parked:
-    """What of a pull the gate holds; index_E: its slices by local index, seq_E: the own pushes that must be in."""
+    """What of a pull the gate holds; index_E: its slices by local index, seq_E: the own pushes that must be in, mark_E:
+    of the views that the worker holds."""
 
     pull: Pull
     index_E: Int64
     seq_E: Int64
+    mark_E: Int64
     since: float
 
 

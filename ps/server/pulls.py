@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ps.messages import Pull, Read
 from ps.server.actions import Answer, Waited
 from ps.server.desk import Desk
@@ -29,7 +31,8 @@ class Pulls:
             return  # a late copy of a pull that was answered
         parked = member.pulls.get(pull.id)
         since = self.desk.now if parked is None else parked.since
-        member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, since)
+        mark_E = pull.mark_K if len(pull.mark_K) else np.zeros(len(index_E), np.int64)
+        member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, mark_E, since)
         self.answer_open(pull.worker)
         if parked is not None and pull.id in member.pulls:
             self.desk.send(pull.worker, self.gate.why_waiting(pull, index_E, self.desk.now))
@@ -40,27 +43,29 @@ class Pulls:
         pulls = member.pulls
         for parked in [parked for parked in pulls.values() if parked.pull.clock <= member.clock]:
             pull, readable_E = parked.pull, self.gate.readable_E(parked.pull, parked.index_E, parked.seq_E)
-            index_E = parked.index_E[readable_E]
+            index_E, mark_E = parked.index_E[readable_E], parked.mark_E[readable_E]
             if len(index_E) == len(parked.index_E):
                 del pulls[pull.id]
                 if self.desk.now > parked.since:
                     self.desk.actions.append(Waited(worker, self.desk.cause, self.desk.now - parked.since))
             elif int(self.slices.nbytes_S[index_E].sum()) >= PART_BYTES:
-                parked.index_E, parked.seq_E = parked.index_E[~readable_E], parked.seq_E[~readable_E]
+                for name in ("index_E", "seq_E", "mark_E"):
+                    setattr(parked, name, getattr(parked, name)[~readable_E])
             else:
                 continue
             if (version_E := self.gate.version_E(index_E, pull.clock)) is not None:
-                self._answer(worker_peer(worker), pull.id, index_E, version_E)
+                self._answer(worker_peer(worker), pull.id, pull.clock, index_E, version_E, mark_E)
             if self.desk.optimizer.needs_base:
                 self.desk.record(Sent(worker, index_E))
 
-    def _answer(self, to: PeerId, id: int, index_E: Int64, version_E: Int64) -> None:
+    def _answer(self, to: PeerId, id: int, clock: int, index_E: Int64, version_E: Int64, mark_E: Int64) -> None:
         min_clock_E = self.desk.ledger.min_clock_S()[index_E]
         lr = self.desk.lr(int(min_clock_E.min())) if len(index_E) else 0.0
-        self.desk.actions.append(Answer(to, id, index_E, version_E, min_clock_E, lr, self.desk.rate()))
+        columns = (index_E, mark_E, version_E, min_clock_E)
+        self.desk.actions.append(Answer(to, id, clock, *columns, lr, self.desk.rate()))
 
     def read(self, to: PeerId, read: Read) -> None:
         """Answers a reader with the current values; not while some are not initialised."""
         index_E = self.slices.local(read.slice_E)
         if self.desk.ledger.ready_S[index_E].all():
-            self._answer(to, read.id, index_E, self.desk.ledger.version_S[index_E])
+            self._answer(to, read.id, -1, index_E, self.desk.ledger.version_S[index_E], np.zeros_like(index_E))

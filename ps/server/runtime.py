@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ps import kernels, wire
-from ps.buffers import Buffer, UnderWay
+from ps.buffers import UnderWay
+from ps.compression.choice import RAW, Codecs, Frame, checked
 from ps.errors import Error, FrameError, PeerError
-from ps.messages import Init, Pull, Push, Read, Rejected
+from ps.keyspace import Slice
+from ps.messages import NO_CODECS, Init, Pull, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
 from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store, Waited
 from ps.server.core import Shard
 from ps.server.follower import Follower
-from ps.server.ledger import Added, Commit, Initialised, Record, Sent
+from ps.server.ledger import Added, Commit, Initialised, Left, Record, Sent
 from ps.server.rounds import Rounds
 from ps.server.values import Values
+from ps.server.views import OwnViews, Reply
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
-from ps.types import Array, Float, PeerId, worker_peer
+from ps.types import Array, Int64, PeerId, UInt8, worker_peer
 from ps.wire import PART_BYTES
-
-Frame = tuple[Float, "Held"]
 
 
 class Held:
@@ -52,13 +56,16 @@ class Server:
         defer: Callable[[list[Commit]], None] | None = None,
         watch: Callable[[Record], None] | None = None,
         clip_value: float | None = None,
+        codecs: Codecs = Codecs(),
     ) -> None:
-        self.shard, self.job, self.metrics = shard, job, metrics
-        self.values = Values(shard.optimizer, isinstance(shard.engine, Rounds), shard.gate.keep_versions, clip_value)
+        self.shard, self.job, self.metrics, self.codecs = shard, job, metrics, codecs
+        gathers = isinstance(shard.engine, Rounds)
+        self.values = Values(shard.optimizer, gathers, shard.gate.keep_versions, clip_value, codecs)
+        self.own_views = None if gathers else OwnViews(codecs, self.values.pool)
         self.follower = follower
         self._outbox = Outbox(send, metrics)
         self._defer, self._watch = defer, watch
-        self._frames: dict[tuple[int, int, int], Frame] = {}  # (worker, slice, number)
+        self._frames: dict[tuple[int, int, int], tuple[Frame, Held]] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
         self._answering = UnderWay()  # (to, id)
         self._now = 0.0
@@ -76,7 +83,8 @@ class Server:
             return
         held = Held(message, 1)
         try:
-            self._perform(self._decide(sender, body, message), held)
+            actions = self._decide(sender, body, message)
+            self._perform(actions, held, body.codec_K if isinstance(body, Push) else NO_CODECS)
         except PeerError as error:
             self._refuse(sender, error, self.job)
         held.release()
@@ -100,13 +108,13 @@ class Server:
     def _decide(self, sender: PeerId, body: Any, message: Message) -> list[Action]:
         match body:
             case Push():
-                if (why := self._bad_payload(body.slice_E, message.buffers)) is not None:
+                if (why := self._bad_push(body, message.buffers)) is not None:
                     self.metrics.count("rejected_messages")
                     return self.shard.on_bad_payload(body, why, self._now)
                 self.metrics.count("push_messages", direction="received")
                 self.metrics.count("push_bytes", sum(b.nbytes for b in message.buffers), direction="received")
             case Init():
-                if (why := self._bad_payload(body.slice_E, message.buffers, finite=False)) is not None:
+                if (why := self._bad_values(body.slice_E, message.buffers)) is not None:
                     raise PeerError(why)
                 return self.shard.on_init(body.worker, body.slice_E, self._now)
             case Read():
@@ -115,33 +123,56 @@ class Server:
                 return []  # asked again over a slow link: the answer is on its way
         return self.shard.handle(body, self._now)
 
-    def _bad_payload(self, slice_E: Any, buffers: Sequence[Array], finite: bool = True) -> str | None:
+    def _bad_values(self, slice_E: Any, buffers: Sequence[Array]) -> str | None:
         """Why these buffers cannot be values of these slices; None when they can."""
         if len(buffers) != len(slice_E):
             return f"expected {len(slice_E)} buffers, got {len(buffers)}"
+        slices = self.shard.keyspace.slices
         for slice_id, buffer in zip(slice_E.tolist(), buffers, strict=True):
+            if slice_id >= len(slices):
+                return f"slice {slice_id}: expected one below {len(slices)}"
+            if buffer.nbytes != slices[slice_id].nbytes:
+                name, nbytes = self.shard.keyspace.describe(slice_id), slices[slice_id].nbytes
+                return f"{name}: expected {nbytes} bytes, got {buffer.nbytes}"
+        return None
+
+    def _bad_push(self, push: Push, buffers: Sequence[Array]) -> str | None:
+        """Why these buffers cannot be frames of this push; None when they can."""
+        if len(buffers) != len(push.slice_E):
+            return f"expected {len(push.slice_E)} buffers, got {len(buffers)}"
+        codec_E = push.codec_K.tolist() or [RAW] * len(buffers)
+        for slice_id, codec, buffer in zip(push.slice_E.tolist(), codec_E, buffers, strict=True):
             if slice_id >= len(self.shard.keyspace.slices):
                 return f"slice {slice_id}: expected one below {len(self.shard.keyspace.slices)}"
-            item = self.shard.keyspace.slices[slice_id]
-            if buffer.nbytes != item.nbytes:
-                return f"{self.shard.keyspace.describe(slice_id)}: expected {item.nbytes} bytes, got {buffer.nbytes}"
-            if finite and not item.trainable:
-                return f"{self.shard.keyspace.describe(slice_id)}: expected no push, it is frozen or an integer buffer"
-            if finite and not kernels.all_finite(buffer.view(item.dtype)):
-                self.metrics.count("nonfinite_pushes")
-                return f"{self.shard.keyspace.describe(slice_id)}: expected finite numbers, got NaN or Inf"
+            if (why := self._bad_frame(self.shard.keyspace.slices[slice_id], codec, buffer)) is not None:
+                return f"{self.shard.keyspace.describe(slice_id)}: {why}"
+        return None
+
+    def _bad_frame(self, item: Slice, codec: int, buffer: Array) -> str | None:
+        if not item.trainable:
+            return "expected no push, it is frozen or an integer buffer"
+        if codec != RAW:
+            try:
+                checked(self.codecs.of_push(item), Frame(codec, buffer), item)
+            except FrameError as error:
+                return str(error)
+        elif buffer.nbytes != item.nbytes:
+            return f"expected {item.nbytes} bytes, got {buffer.nbytes}"
+        elif not kernels.all_finite(buffer.view(item.dtype)):
+            self.metrics.count("nonfinite_pushes")
+            return "expected finite numbers, got NaN or Inf"
         return None
 
     # ---- performing -------------------------------------------------------------------------------------------------
 
-    def _perform(self, actions: list[Action], held: Held | None = None) -> None:
+    def _perform(self, actions: list[Action], held: Held | None = None, codec_K: UInt8 = NO_CODECS) -> None:
         for action in actions:
             match action:
                 case Send(to, body):
                     self._post(to, body)
                 case Keep():
                     assert held is not None
-                    self._keep(action, held)
+                    self._keep(action, held, codec_K)
                 case Store(places, slices):
                     assert held is not None
                     for place, index in zip(places, slices, strict=True):
@@ -167,11 +198,12 @@ class Server:
                 case Waited(worker, waited_for, seconds):
                     self.metrics.observe("gate_wait", seconds, worker=worker, waited_for=waited_for)
 
-    def _keep(self, keep: Keep, held: Held) -> None:
+    def _keep(self, keep: Keep, held: Held, codec_K: UInt8) -> None:
         for place, index, seq in zip(keep.place_E, keep.slice_E, keep.seq_E, strict=True):
             held.left += 1
-            frame_N = held.message.buffers[place].view(self.values.slices[index].dtype)
-            self._frames[keep.worker, index, seq] = (frame_N, held)
+            codec, data = int(codec_K[place]) if len(codec_K) else RAW, held.message.buffers[place]
+            frame = Frame(codec, data.view(self.values.slices[index].dtype) if codec == RAW else data)
+            self._frames[keep.worker, index, seq] = (frame, held)
 
     def _let_go(self, key: tuple[int, int, int]) -> None:
         if (frame := self._frames.pop(key, None)) is not None:
@@ -194,22 +226,37 @@ class Server:
 
     def _answer(self, answer: Answer) -> None:
         """Sends the values, in parts where they are large."""
-        ledger = self.shard.ledger
         first = nbytes = 0
-        held: list[Buffer] = []
-        entries = zip(answer.slices.tolist(), answer.version_E.tolist(), strict=True)
-        for last, (index, version) in enumerate(entries, 1):
-            held.append(self.values.hold(index, version, int(ledger.version_S[index])))
-            nbytes += held[-1].array.nbytes
-            if nbytes >= PART_BYTES or last == len(answer.slices):
-                self._answer_part(answer, slice(first, last), held)
-                first, nbytes, held = last, 0, []
+        replies: list[Reply] = []
+        for place in range(len(answer.slices)):
+            replies.append(self._reply(answer, place))
+            nbytes += replies[-1].frame.data.nbytes
+            if nbytes >= PART_BYTES or place + 1 == len(answer.slices):
+                self._answer_part(answer, answer.slices[first : place + 1], replies)
+                first, nbytes, replies = place + 1, 0, []
 
-    def _answer_part(self, answer: Answer, part: slice, held: list[Buffer]) -> None:
-        ids = self.shard.ledger.ids_S[answer.slices[part]]
-        columns = (ids, answer.version_E[part], answer.min_clock_E[part])
-        body = ValuesMessage(answer.id, *columns, answer.lr, answer.rate)
-        buffers = [buffer.array for buffer in held]
+    def _reply(self, answer: Answer, place: int) -> Reply:
+        columns = (answer.slices, answer.version_E, answer.mark_E, answer.min_clock_E)
+        index, version, mark, min_clock = (int(column[place]) for column in columns)
+        if self.own_views is not None and answer.clock >= 0:
+            item, now = self.values.slices[index], self.values.current[index]
+            head = (answer.to, answer.id, index, item, now, answer.clock, mark)
+            if (reply := self.own_views.reply(*head, version, min_clock)) is not None:
+                return reply
+        if answer.clock < 0:
+            held = self.values.current[index].hold()
+            return Reply(Frame(RAW, held.array), held, 0, version, min_clock)
+        return self.values.reply(index, version, int(self.shard.ledger.version_S[index]), mark, min_clock)
+
+    def _answer_part(self, answer: Answer, index_E: Int64, replies: list[Reply]) -> None:
+        version_E, min_clock_E = (np.array([getattr(r, name) for r in replies]) for name in ("version", "min_clock"))
+        body = ValuesMessage(
+            answer.id, self.shard.ledger.ids_S[index_E], version_E, min_clock_E, answer.lr, answer.rate
+        )
+        if any(reply.mark for reply in replies):
+            codec_K = np.array([reply.frame.codec for reply in replies], np.uint8)
+            body = replace(body, codec_K=codec_K, mark_K=np.array([reply.mark for reply in replies]))
+        buffers = [reply.frame.data for reply in replies]
         self.metrics.count("pull_messages", direction="sent")
         self.metrics.count("pull_bytes", sum(b.nbytes for b in buffers), direction="sent")
 
@@ -218,8 +265,9 @@ class Server:
 
         def release() -> None:  # by any thread
             self._answering.end(key)
-            for buffer in held:
-                buffer.release()
+            for reply in replies:
+                if reply.held is not None:
+                    reply.held.release()
 
         self._outbox.send(answer.to, Message(wire.encode(body, self.job), buffers, release))
 
@@ -235,6 +283,8 @@ class Server:
         if isinstance(record, Sent):
             for index in record.slices:
                 self.values.remember(record.worker, int(index))
+        if isinstance(record, Left) and self.own_views is not None:
+            self.own_views.forget(worker_peer(record.worker))
         if self.follower is None:
             return
         payload: list[Array] = []

@@ -13,9 +13,12 @@ import numpy as np
 
 from ps import kernels
 from ps.buffers import Buffer, Pool
+from ps.compression.base import Codec
+from ps.compression.choice import RAW, Codecs, Frame
 from ps.keyspace import Slice
 from ps.optim.base import Optimizer, Step
 from ps.server.ledger import Commit
+from ps.server.views import EMPTY, Reply, View
 from ps.types import Array, Float
 
 
@@ -23,13 +26,20 @@ class Values:
     """Values and optimizer state by local slice index. One thread commits; any thread may release."""
 
     def __init__(
-        self, optimizer: Optimizer, gathers: bool, keep_versions: bool, clip_value: float | None = None
+        self,
+        optimizer: Optimizer,
+        gathers: bool,
+        keep_versions: bool,
+        clip_value: float | None = None,
+        codecs: Codecs = Codecs(),
     ) -> None:
         self.optimizer, self.gathers, self.keep_versions = optimizer, gathers, keep_versions
         self.clip_value = clip_value  # of each element of what the optimizer takes
+        self.codecs = codecs
         self.pool = Pool()
         self.slices: list[Slice] = []
         self.current: list[Buffer] = []
+        self.view: list[View | None] = []  # what all workers read, where models gather and pulls are compressed
         self.state: list[list[Float]] = []
         self.kept: list[dict[int, Buffer]] = []  # per slice: version -> values
         self.base: dict[tuple[int, int], Buffer] = {}  # (worker, slice) -> what it was last sent
@@ -42,18 +52,46 @@ class Values:
             names = self.optimizer.state if item.trainable else ()
             self.slices.append(item)
             self.current.append(buffer)
+            codec = self.codecs.of_pull(item) if self.gathers else None
+            self.view.append(None if codec is None else View(codec, item, self.pool, self._copied(buffer.array)))
             self.state.append([np.zeros(item.size, item.dtype) for _ in names])
             self.kept.append({})
 
     def store(self, index: int, initial_N: Array) -> None:
         """Initial values of a slice; nobody holds it yet."""
         np.copyto(self.current[index].array, initial_N)
+        if (view := self.view[index]) is not None:
+            view.jump(self._copied(initial_N))
+
+    def _copied(self, values_N: Array) -> Buffer:
+        buffer = self.pool.take(values_N.dtype.name, values_N.size)
+        np.copyto(buffer.array, values_N)
+        return buffer
 
     def hold(self, index: int, version: int, current_version: int) -> Buffer:
-        """The values of a slice at `version`, which is the current or a kept one; the caller releases them."""
-        return (self.current[index] if version == current_version else self.kept[index][version]).hold()
+        """What workers read of a slice at `version`, the current or a kept one; the caller releases it."""
+        if version != current_version:
+            return self.kept[index][version].hold()
+        return self._shown(index).hold()
 
-    def commit(self, commit: Commit, frames: Sequence[Float]) -> Float | None:
+    def _shown(self, index: int) -> Buffer:
+        view = self.view[index]
+        return self.current[index] if view is None else view.values
+
+    def reply(self, index: int, version: int, current_version: int, mark: int, min_clock: int) -> Reply:
+        """What a worker is sent of a slice at `version`. mark: of the view that it holds; a view's is version + 1."""
+        view = self.view[index]
+        marked = 0 if view is None else version + 1
+        if view is not None and mark == marked:
+            return Reply(EMPTY, None, marked, version, min_clock)
+        if view is not None and mark == version == current_version:
+            frame, held = view.last_frame()
+        else:
+            held = self.hold(index, version, current_version)
+            frame = Frame(RAW, held.array)
+        return Reply(frame, held, marked, version, min_clock)
+
+    def commit(self, commit: Commit, frames: Sequence[Frame]) -> Float | None:
         """Applies one commit of these frames (in the order of its contributions).
 
         Returns what the optimizer took, for followers: valid until the next commit; None for an empty round.
@@ -62,33 +100,62 @@ class Values:
             self.step(commit, None)
             return None
         if not self.gathers and self.optimizer.TAKES == "mean":
-            self.step(commit, frames[0])  # one arrival's mean is itself, untouched
-            return frames[0]
-        combined = self._combined(commit, frames)
+            if frames[0].codec == RAW:  # one arrival's mean is itself, untouched
+                self.step(commit, frames[0].data)
+                return frames[0].data
+            combined = self.pool.take("float32", self.slices[commit.slice].size)
+            self._codec(commit.slice).decode(frames[0].data, combined.array)
+        else:
+            combined = self._combined(commit, frames)
         self.step(commit, combined.array)
         combined.release()
         grad_N: Float = combined.array
         return grad_N
 
-    def _combined(self, commit: Commit, frames: Sequence[Float]) -> Buffer:
-        """(sum in rank order of float32(weight) * g) / sum of weights; the sum alone where the optimizer takes it."""
+    def _combined(self, commit: Commit, frames: Sequence[Frame]) -> Buffer:
+        """(sum in rank order of float32(weight) * g) / sum of weights; the sum alone where the optimizer takes it.
+
+        Where a frame is encoded the sum starts from zeros.
+        """
+        item = self.slices[commit.slice]
         weights = [push.weight for push in commit.contributions]
-        out = self.pool.take(frames[0].dtype.name, frames[0].size)
-        kernels.weighted_sum(frames, weights, out.array)
+        out = self.pool.take(item.dtype, item.size)
+        if all(frame.codec == RAW for frame in frames):
+            kernels.weighted_sum([frame.data for frame in frames], weights, out.array)
+        else:
+            out.array.fill(0)
+            for frame, weight in zip(frames, weights, strict=True):
+                if frame.codec == RAW:
+                    kernels.weighted_sum([out.array, frame.data], [1.0, weight], out.array)
+                else:
+                    self._codec(commit.slice).decode_add(frame.data, out.array, weight)
         if self.optimizer.TAKES == "mean":
-            total = math.fsum(np.array(weights, frames[0].dtype))  # exact: np.sum adds in a tree of its own
+            total = math.fsum(np.array(weights, item.dtype))  # exact: np.sum adds in a tree of its own
             kernels.divide(out.array, total, out.array)
         return out
+
+    def _codec(self, index: int) -> Codec:
+        codec = self.codecs.of_push(self.slices[index])
+        assert codec is not None  # frames are checked as they come
+        return codec
 
     def step(self, commit: Commit, grad_N: Float | None) -> None:
         """Applies one commit; None: an empty round, the values stay and only the version moves on."""
         index = commit.slice
+        if self.keep_versions:
+            self.kept[index][commit.version - 1] = self._shown(index).hold()
+        if grad_N is not None:
+            self._update(commit, grad_N)
+        if (view := self.view[index]) is not None:
+            if commit.clock > view.codec.warmup:
+                view.move(self.current[index].array)
+            else:
+                view.jump(self._copied(self.current[index].array))
+
+    def _update(self, commit: Commit, grad_N: Float) -> None:
+        index = commit.slice
         old = self.current[index]
-        if grad_N is None:
-            if self.keep_versions:
-                self.kept[index][commit.version - 1] = old.hold()
-            return
-        in_place = old.holders == 1 and not self.keep_versions
+        in_place = old.holders == 1
         new = old if in_place else self.pool.take(old.array.dtype.name, old.array.size)
         options = self.slices[index].options
         decay = self.optimizer.weight_decay if options.weight_decay is None else options.weight_decay
@@ -101,9 +168,7 @@ class Values:
         if clipped is not None:
             clipped.release()
         self.current[index] = new
-        if self.keep_versions:
-            self.kept[index][commit.version - 1] = old
-        elif not in_place:
+        if not in_place:
             old.release()
 
     def _clipped(self, grad_N: Float) -> Buffer | None:
@@ -129,6 +194,6 @@ class Values:
     def contents(self) -> list[bytes]:
         """Values and state of all slices, as bytes; equal on primary and follower."""
         return [
-            b"".join([buffer.array.tobytes(), *(array.tobytes() for array in state)])
-            for buffer, state in zip(self.current, self.state, strict=True)
+            b"".join(array.tobytes() for array in (buffer.array, self._shown(index).array, *state))
+            for index, (buffer, state) in enumerate(zip(self.current, self.state, strict=True))
         ]

@@ -13,8 +13,7 @@ from ps.client import run_client
 from ps.config import RunConfig
 from ps.controller.build import build_controller
 from ps.controller.runtime import ControllerRuntime
-from ps.metrics import Metrics
-from ps.server.build import build_follower, build_shard
+from ps.server.build import build_server
 from ps.server.ledger import Commit, Record
 from ps.server.runtime import Server
 from ps.sim.links import LinkFaults, Links
@@ -55,15 +54,14 @@ class Simulator:
         self.controller = ControllerRuntime(build_controller(config), JOB, self._sender(CONTROLLER))
         self.servers: dict[int, Server] = {}
         for shard in range(config.servers):
-            self.servers[shard] = Server(
-                build_shard(config, shard),
+            self.servers[shard] = build_server(
+                config,
+                shard,
                 JOB,
                 self._sender(server_peer(shard)),
-                Metrics(),
-                follower=build_follower(config) if followers else None,
+                follower=followers,
                 defer=self._deferrer(shard) if apply_s else None,
                 watch=None if watch is None else partial(watch, shard),
-                clip_value=config.clip_value,
             )
         self.scripts: dict[PeerId, Script] = {}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ps.errors import StoppedError
 from ps.messages import Code
 from ps.server.runtime import Server
@@ -68,14 +70,14 @@ def _check_worker(witness: Witness, life: Life) -> None:
     opened = {(entry.id, slice_id) for entry in life.session.pushes.values() for slice_id in entry.open}
     kept = life.arrays.frames
     witness.expect(set(kept) == opened, "leaks", f"worker {life.rank} keeps frames {sorted(kept)} for {sorted(opened)}")
-    holders = [buffer.holders for buffer in kept.values()]
+    holders = [packed.buffer.holders for packed in kept.values()]
     witness.expect(set(holders) <= {1}, "leaks", f"worker {life.rank}: holders of its frames: {holders}")
-    if witness.refunds:
-        for slice_id in range(len(life.session.shard_S)):
-            want, got = life.residual.get(slice_id), life.arrays.residual.get(slice_id)
-            same = (want is None) == (got is None) and (want is None or got is None or want.tobytes() == got.tobytes())
-            where = f"worker {life.rank}: residual of {witness.name(slice_id)}:"
-            witness.expect(same, "frames", where, f"expected {want}, got {got}")
+    for slice_id, memory in life.memory.items():
+        want, got = memory.residual_N, life.arrays.encoder.residual(slice_id)
+        left = np.zeros_like(want) if got is None and want is not None else got  # of raw slices, when nothing is left
+        same = (want is None) == (left is None) and (want is None or left is None or want.tobytes() == left.tobytes())
+        where = f"worker {life.rank}: residual of {witness.name(slice_id)}:"
+        witness.expect(same, "frames", where, f"expected {want}, got {got}")
 
 
 def _check_server(witness: Witness, server: Server) -> None:
@@ -91,6 +93,10 @@ def _check_server(witness: Witness, server: Server) -> None:
         value, want = server.values.current[index].array, witness.history.get(slice_id, {}).get(version)
         same = want is not None and want.tobytes() == value.tobytes()
         witness.expect(same, "values", where, f"ends with {value.tolist()}, the replay with {want}")
+        view = server.values.view[index]
+        if view is not None:
+            same = view.values.array.tobytes() == witness.views.by_version[slice_id][version].tobytes()
+            witness.expect(same, "values", where, "the view that all workers share is another one")
         for worker in range(len(ledger.live_W)):
             _check_ledger(witness, server, worker, index, slice_id)
     witness.expect(not server._frames, "leaks", f"shard {shard} keeps frames {sorted(server._frames)}")
@@ -98,10 +104,13 @@ def _check_server(witness: Witness, server: Server) -> None:
     witness.expect(not any(left), "leaks", f"shard {shard} keeps payloads or messages: {left}")
     values = server.values
     kept = [buffer for versions in values.kept for buffer in versions.values()]
-    known = Counter(map(id, [*values.current, *values.base.values(), *kept]))
-    for index, buffer in enumerate(values.current):
+    views = [view.values for view in values.view if view is not None]
+    if server.own_views is not None:
+        views += [own.view.values for mine in server.own_views.views.values() for own in mine.values()]
+    known = Counter(map(id, [*values.current, *values.base.values(), *kept, *views]))
+    for buffer in {id(buffer): buffer for buffer in [*values.current, *views]}.values():
         held = buffer.holders - known[id(buffer)]
-        witness.expect(held == 0, "leaks", f"{witness.name(seen.ids[index])} has {held} holders too many")
+        witness.expect(held == 0, "leaks", f"shard {shard}: a buffer has {held} holders too many")
 
 
 def _check_ledger(witness: Witness, server: Server, worker: int, index: int, slice_id: int) -> None:

@@ -41,7 +41,7 @@ def check_consistency(spec: str, *, schedules: int = SCHEDULES) -> None:
     for loss in losses:
         check_schedules(spec, range(schedules), on_worker_loss=loss)
     if isinstance(decision, Gather) and decision.by == "version":
-        check_schedules(spec, range(schedules), error_feedback=True)
+        check_schedules(spec, range(schedules), push="none:error_feedback=true")
 
 
 # ---- the gate -----------------------------------------------------------------------------------------------------

@@ -102,7 +102,8 @@ class Schedule:
     faults: tuple[Fault, ...] = ()
     on_worker_loss: Loss = "drop"
     optimizer: str = "add"
-    error_feedback: bool = False
+    push: str = "none"  # codecs
+    pull: str = "none"
     lease_s: float = float("inf")
     grow_at: int | None = None  # clock at which one more parameter is registered
 
@@ -120,7 +121,9 @@ def draw_schedule(
     model: str,
     *,
     on_worker_loss: Loss | None = None,
-    error_feedback: bool = False,
+    push: str = "none",
+    pull: str = "none",
+    optimizer: str | None = None,
 ) -> Schedule:
     """The schedule of this seed. Under `drop` one worker neither crashes nor leaves early, so that the job goes on."""
     rng = Random(f"{seed} {model}")
@@ -160,8 +163,9 @@ def draw_schedule(
         clocks,
         tuple(faults),
         loss,
-        rng.choice(["add", "add", "sgd:lr=0.5"]),
-        error_feedback,
+        optimizer or rng.choice(["add", "add", "sgd:lr=0.5"]),
+        push,
+        pull,
         lease_s,
         grow_at,
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ps.compression.base import Memory
+from ps.compression.choice import RAW, Frame
 from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
 from ps.types import Array
@@ -30,7 +32,7 @@ class Life:
         self.pulled: dict[int, Array] = {}
         self.read: dict[int, int] = {}  # version of the last read
         self.worked: dict[int, int] = {}  # version read before the last tick
-        self.residual: dict[int, Array] = {}
+        self.codecs, self.memory = witness.codecs, dict[int, Memory]()  # of each slice that is encoded, or was refused
         self.summed: dict[int, Array] = {}
         self.weights: dict[int, float] = {}  # clock -> of its accumulated pushes
         self.grads: dict[int, Array] = {}  # of the push that is being made
@@ -102,27 +104,66 @@ class Life:
         else:
             self._step_replica(entry.open)
         for slice_id, (seq, base) in entry.open.items():
-            frame = np.array(self.arrays.frames[number, slice_id].array)
-            push = PushSeen(self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight, frame)
+            frame = self.arrays.frames[number, slice_id].frame
+            decoded = self._decoded(slice_id, frame)
+            head = (self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight)
+            push = PushSeen(*head, decoded, frame.codec)
             want = self._frame(slice_id, weight)
+            same = frame.codec == want.codec and frame.data.tobytes() == want.data.tobytes()
             where = f"{push} on {self.witness.name(slice_id)}:"
-            same = frame.tobytes() == want.tobytes()
-            self.witness.expect(same, "frames", where, f"expected {want.tolist()}, got {frame.tolist()}")
+            self.witness.expect(same, "frames", where, f"expected {want}, got {frame}")
             self.pushes.append(push)
             self.witness.on_push(push)
         self.summed.clear()  # what an earlier incarnation has finished does not travel, nor later
         return number
 
-    def _frame(self, slice_id: int, weight: float) -> Array:
-        """What should travel for this slice: gradient, accumulated gradients or delta, and what was refused before."""
+    def _decoded(self, slice_id: int, frame: Frame) -> Array:
+        """What a frame adds to the sum of its commit, at weight 1."""
+        if frame.codec == RAW:
+            return np.array(frame.data)
+        item = self.worker.keyspace.slices[slice_id]
+        codec, out = self.codecs.of_push(item), np.zeros(item.size, np.float32)
+        assert codec is not None
+        codec.decode_add(frame.data, out, 1.0)
+        return out
+
+    def _frame(self, slice_id: int, weight: float) -> Frame:
+        """What should travel for this slice: gradient, accumulated gradients or delta, and what is left from before."""
         if self.cadence.carries == "delta":
             frame = self.pulled[slice_id] - self.replica[slice_id]
         elif self.accumulates:
             frame = self.summed[slice_id] / self.summed[slice_id].dtype.type(weight)
         else:
             frame = self.grads[slice_id]
-        left = self.residual.pop(slice_id, None)
-        return np.asarray(frame if left is None else frame + left)
+        item = self.worker.keyspace.slices[slice_id]
+        codec, memory = self.codecs.of_push(item), self._memory(slice_id)
+        if codec is not None and self.client.clock >= codec.warmup:
+            data = np.empty(codec.bytes_max(item.rows, item.columns), np.uint8)
+            length = codec.encode(np.asarray(frame, np.float32), memory, data)
+            if length < item.nbytes:
+                return Frame(codec.ID, data[:length])
+            frame = self._decoded(slice_id, Frame(codec.ID, data[:length]))
+        if memory.residual_N is not None:
+            frame = frame + memory.residual_N if memory.residual_N.any() or codec is not None else frame
+            memory.residual_N[:] = 0
+        return Frame(RAW, np.asarray(frame))
+
+    def _memory(self, slice_id: int) -> Memory:
+        """What the worker should remember of a slice, in units of the rate in force now."""
+        item = self.worker.keyspace.slices[slice_id]
+        codec, rate = self.codecs.of_push(item), self.session.lr * self.session.rate
+        if slice_id not in self.memory:
+            if codec is None:
+                left = np.zeros(item.size, item.dtype) if self.codecs.feeds_back(item) else None
+                self.memory[slice_id] = Memory(item.rows, item.columns, left)
+            else:
+                seed = self.arrays.encoder._seed(slice_id)
+                self.memory[slice_id] = codec.memory(item.rows, item.columns, seed)
+        memory = self.memory[slice_id]
+        if memory.residual_N is not None and memory.lr not in (0, rate) and rate:
+            memory.residual_N *= memory.residual_N.dtype.type(memory.lr / rate)
+        memory.lr = rate
+        return memory
 
     def _verdicts(self, message: Verdicts, now: float) -> Any:
         rows = zip(*(column.tolist() for column in (message.slice_E, message.seq_E, message.version_E)), strict=True)
@@ -130,19 +171,26 @@ class Life:
             self.witness.on_verdict(self.rank, self.incarnation, slice_id, seq, (Code(code), version))
         actions = self.original["_verdicts"](message, now)
         for action in actions:
-            if isinstance(action, Settled) and action.code == Code.LATE and self.witness.refunds:
-                frame = self.arrays.frames[action.push, action.slice].array
-                self.residual[action.slice] = self.residual.get(action.slice, 0) + frame
+            if isinstance(action, Settled) and action.code == Code.LATE:
+                frame, memory = self.arrays.frames[action.push, action.slice].frame, self._memory(action.slice)
+                codec = self.codecs.of_push(self.worker.keyspace.slices[action.slice])
+                if frame.codec != RAW and codec is not None:
+                    codec.refund(frame.data, memory)
+                elif memory.residual_N is not None:
+                    memory.residual_N += frame.data
         return actions
 
     def _values(self, shard: int, message: Values, now: float) -> Any:
         actions = self.original["_values"](shard, message, now)
         hand = self.worker._hand
         if actions and hand is not None:
-            rows = zip(message.slice_E.tolist(), message.version_E.tolist(), message.min_clock_E.tolist(), strict=True)
-            for (slice_id, version, min_clock), buffer in zip(rows, hand.buffers, strict=True):
-                values = np.array(buffer.view(self.worker.keyspace.slices[slice_id].dtype))
-                self.witness.on_read(self.rank, slice_id, version, min_clock, values)
+            codecs = message.codec_K.tolist() or [RAW] * len(message.slice_E)
+            columns = (message.slice_E.tolist(), message.version_E.tolist(), message.min_clock_E.tolist(), codecs)
+            for (slice_id, version, min_clock, codec), buffer in zip(
+                zip(*columns, strict=True), hand.buffers, strict=True
+            ):
+                frame = Frame(codec, buffer)
+                values = self.witness.on_read(self.rank, slice_id, version, min_clock, frame)
                 before = self.read.get(slice_id, 0)
                 where = f"worker {self.rank} read {self.witness.name(slice_id)}"
                 self.witness.expect(version >= before, "reads", where, f"at version {version} after {before}")

@@ -48,6 +48,7 @@ __all__ = [
 
 TIMEOUT_S = 200.0  # virtual; nothing in a schedule takes a tenth of it
 EVENTS_MAX = 100_000  # a run has some hundreds
+ENCODED_ELEMENTS = 45  # of the slices whose frames a codec can make smaller
 SHORTENINGS_MAX = 300  # runs that `shorten` may spend
 
 
@@ -81,15 +82,15 @@ class WatchedSimulator(Simulator):
         super().send(sender, to, message)
 
 
-def parameters(grow: bool) -> list[Batch]:
+def parameters(grow: bool, elements: int) -> list[Batch]:
     """What the scripts register: two dtypes, an integer buffer, and options that keep each in a slice of its own."""
     first: Batch = {
-        "a": (np.arange(3, dtype=np.float32), Options()),
+        "a": (np.arange(elements, dtype=np.float32), Options()),
         "b": (np.ones((2, 2), np.float64), Options(lr_scale=2.0)),
         "c": (np.zeros(1, np.float32), Options(lr_scale=0.5)),
         "n": (np.array([7, 8]), Options()),
     }
-    return [first, {"d": (np.full(2, 5, np.float32), Options())}] if grow else [first]
+    return [first, {"d": (np.full(elements - 1, 5, np.float32), Options())}] if grow else [first]
 
 
 class Run:
@@ -97,11 +98,13 @@ class Run:
 
     def __init__(self, schedule: Schedule, model: str) -> None:
         self.schedule, self.model = schedule, model
-        same = ("servers", "workers", "optimizer", "on_worker_loss", "error_feedback", "lease_s", "seed")
+        same = ("servers", "workers", "optimizer", "on_worker_loss", "lease_s", "seed")
         options = {name: getattr(schedule, name) for name in same}
+        options |= dict(push_compression=schedule.push, pull_compression=schedule.pull)
         options |= dict(consistency=model, resend_s=0.05, timeout_s=TIMEOUT_S, restart_s=TIMEOUT_S)
         config = RunConfig.check(options)
-        self.batches = parameters(schedule.grow_at is not None)
+        encoded = config.codecs().of_anything
+        self.batches = parameters(schedule.grow_at is not None, ENCODED_ELEMENTS if encoded else 3)
         self.witness = Witness(config, self.batches)
         shares = {name: schedule.one(kind, kind(0.0)).share for name, kind in LINKS.items()}
         apply_s = schedule.one(SlowApply, SlowApply(0.0)).seconds

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ps.compression.choice import RAW, Frame
 from ps.config import RunConfig
 from ps.consistency import Consistency, Gather
 from ps.consistency.bsp import BulkSynchronous
@@ -33,7 +34,10 @@ from ps.consistency.local import LocalSteps
 from ps.consistency.ssp import StaleSynchronous
 from ps.keyspace import Keyspace, Options, Parameter
 from ps.messages import Code
+from ps.optim.base import Step
+from ps.optim.sgd import Sgd
 from ps.server.ledger import Added, Commit, Contribution, Finished, Initialised, Joined, Left, Record, Refused
+from ps.testing.views import Views
 from ps.types import Array
 
 Batch = Mapping[str, tuple[Array, Options]]  # registered together: initial values and options by name
@@ -57,7 +61,8 @@ class PushSeen:
     clock: int
     base: int
     weight: float
-    frame: Array
+    frame: Array  # decoded
+    codec: int = RAW
     verdict: tuple[Code, int] | None = None
 
     def __str__(self) -> str:
@@ -90,7 +95,7 @@ class Witness:
         decision = self.model.commit(config.workers)
         self.gather = decision if isinstance(decision, Gather) else None
         self.by_version = self.gather is not None and self.gather.by == "version"
-        self.refunds = config.error_feedback
+        self.codecs = config.codecs()
         self.waits = config.on_worker_loss == "wait"
         self.keyspace = Keyspace()
         self.initial: list[Array] = []
@@ -103,6 +108,8 @@ class Witness:
         self.shards = [ShardSeen(live=set(range(config.workers))) for _ in range(config.servers)]
         self.shard_of: dict[int, ShardSeen] = {}
         self.history: dict[int, dict[int, Array]] = {}  # slice -> version -> values
+        self.state: dict[int, list[Array]] = {}  # of the optimizer, by slice
+        self.views = Views(self.codecs, self.keyspace, self.gather is not None, self.history)
         self.pushes: dict[tuple[int, int], dict[int, PushSeen]] = {}  # (worker, slice) -> number -> its last sender's
         self.settled: dict[tuple[int, int], dict[int, tuple[Code, int]]] = {}  # the log's verdicts
         self.ticks: dict[tuple[int, int, int], int] = {}  # (worker, slice, base) -> first clock finished on it
@@ -148,6 +155,7 @@ class Witness:
                 for slice_id in (seen.ids[int(index)] for index in slices):
                     self.expect(slice_id not in self.history, "values", self.name(slice_id), "was initialised twice")
                     self.history[slice_id] = {seen.version[slice_id]: self.initial[slice_id].copy()}
+                    self.views.start(slice_id, seen.version[slice_id])
         for slice_id in touched:
             least = seen.min_clock(slice_id)
             before = seen.floor.get(slice_id, 0)
@@ -173,7 +181,8 @@ class Witness:
         known = [push for push in pushes if push is not None]
         if len(known) == len(pushes) and before in self.history.get(slice_id, {}):
             old = self.history[slice_id][before]
-            self.history[slice_id][commit.version] = self._stepped(slice_id, old, commit.lr, known)
+            self.history[slice_id][commit.version] = self._stepped(slice_id, old, commit, known)
+            self.views.commit(slice_id, commit.version, commit.clock)
         seen.version[slice_id] = commit.version
         for worker, seq in commit.late:
             self._settle(worker, slice_id, seq, (Code.LATE, commit.version))
@@ -201,21 +210,28 @@ class Witness:
             return push.clock
         return push.base if self.by_version else push.clock // self.gather.clocks
 
-    def _stepped(self, slice_id: int, old: Array, lr: float, pushes: Sequence[PushSeen]) -> Array:
-        """One commit, `add` or plain `sgd`, in the slice's dtype and in this order."""
+    def _stepped(self, slice_id: int, old: Array, commit: Commit, pushes: Sequence[PushSeen]) -> Array:
+        """One commit, in the slice's dtype and in this order; optimizers but `add` and `sgd` are tested elsewhere."""
         if not pushes:
             return old
         kind = old.dtype.type
         grad = pushes[0].frame
         if self.gather is not None or self.rule.TAKES == "sum":
-            grad = kind(pushes[0].weight) * pushes[0].frame
+            encoded = any(push.codec != RAW for push in pushes)  # then the sum starts from zeros
+            grad = kind(pushes[0].weight) * pushes[0].frame + (kind(0) if encoded else kind(-0.0))
             for push in pushes[1:]:
                 grad = grad + kind(push.weight) * push.frame
         if self.rule.TAKES == "sum":
             return np.asarray(old + grad)
         if self.gather is not None:
             grad = grad / kind(math.fsum(kind(push.weight) for push in pushes))
-        return np.asarray(old - kind(lr * self.keyspace.slices[slice_id].options.lr_scale) * grad)
+        lr = commit.lr * self.keyspace.slices[slice_id].options.lr_scale
+        if isinstance(self.rule, Sgd):
+            return np.asarray(old - kind(lr) * grad)
+        state = self.state.setdefault(slice_id, [np.zeros_like(old) for _ in self.rule.state])
+        new = np.empty_like(old)
+        self.rule.update(old, np.asarray(grad), state, new, Step(lr, number=commit.number))
+        return new
 
     def _settle(self, worker: int, slice_id: int, seq: int, verdict: tuple[Code, int]) -> None:
         settled = self.settled.setdefault((worker, slice_id), {})
@@ -261,12 +277,13 @@ class Witness:
         if push is not None and own and (push.verdict is None or push.verdict[0] == Code.GATHERED):
             push.verdict = verdict
 
-    def on_read(self, worker: int, slice_id: int, version: int, min_clock: int, values: Array) -> None:
-        """Values have reached a worker: whole, true, and with all that they must hold."""
+    def on_read(self, worker: int, slice_id: int, version: int, min_clock: int, frame: Frame) -> Array:
+        """Values have reached a worker: whole, true, and with all that they must hold. Returns what it has now."""
         self.counts["reads"] += 1
         seen = self.shard_of[slice_id]
         where = f"worker {worker} read {self.name(slice_id)} at version {version}:"
-        expected = self.history.get(slice_id, {}).get(version)
+        expected = self.views.expected(worker, slice_id, version, frame)
+        values = self.views.received(worker, slice_id, frame)
         if expected is None:
             self.expect(False, "values", where, "no such version")
         else:
@@ -277,6 +294,7 @@ class Witness:
         if self.gather is None:
             for other in sorted(seen.live):
                 self._holds_pushes(seen, where, slice_id, version, other, None if other == worker else min_clock)
+        return values
 
     def _holds_pushes(
         self, seen: ShardSeen, where: str, slice_id: int, version: int, worker: int, clock: int | None

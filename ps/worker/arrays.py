@@ -9,31 +9,36 @@ import numpy as np
 
 from ps import kernels
 from ps.buffers import Buffer, Pool
+from ps.compression.choice import RAW, SAME, Codecs, Frame, checked
 from ps.consistency import Cadence
+from ps.errors import FrameError
 from ps.keyspace import Keyspace, numpy_dtype
 from ps.types import Array, Float
+from ps.worker.encoder import Encoder, Packed
 
 
 class Arrays:
     """Everything by slice id; the Session says when."""
 
-    def __init__(self, keyspace: Keyspace, cadence: Cadence, keeps_replica: bool, error_feedback: bool) -> None:
-        self.keyspace, self.cadence = keyspace, cadence
-        self.keeps_replica, self.error_feedback = keeps_replica, error_feedback
+    def __init__(
+        self, keyspace: Keyspace, cadence: Cadence, keeps_replica: bool, codecs: Codecs = Codecs(), seed: int = 0
+    ) -> None:
+        self.keyspace, self.cadence, self.keeps_replica, self.codecs = keyspace, cadence, keeps_replica, codecs
         self.pool = Pool()
-        self.frames: dict[tuple[int, int], Buffer] = {}  # (push, slice)
+        self.encoder = Encoder(keyspace, codecs, self.pool, seed)
+        self.frames: dict[tuple[int, int], Packed] = {}  # (push, slice)
+        self.view: dict[int, Array] = {}  # what this worker has of slices whose pulls are compressed
         self.replica: dict[int, Array] = {}
         self.pulled: dict[int, Array] = {}  # the replica as it was pulled, where deltas travel
         self.summed: dict[int, Array | None] = {}  # accumulated weight * gradient; None where the delta travels
         self.weights: dict[int, float] = {}  # clock -> weight of its accumulated pushes
-        self.residual: dict[int, Array] = {}  # gradient units, master dtype; only where something is left
 
     # ---- pushing ----------------------------------------------------------------------------------------------------
 
     def gather(self, slice_id: int, grads: Mapping[str, Array], copy: bool) -> Buffer:
         """One slice's gradient in the master dtype, from the arrays of its parameters; no copy only where possible."""
         item = self.keyspace.slices[slice_id]
-        travels_as_is = self.cadence.carries == "gradient" and self.cadence.push_every == 1 and not self.error_feedback
+        travels_as_is = self.cadence.carries == "gradient" and self.cadence.push_every == 1
         if not copy and travels_as_is and len(item.pieces) == 1:
             piece = item.pieces[0]
             flat = grads[self.keyspace.parameters[piece.parameter].name]
@@ -80,21 +85,12 @@ class Arrays:
         self.summed.clear()
         return frames
 
-    def compensate(self, slice_id: int, frame: Buffer) -> Buffer:
-        """Adds what earlier refused pushes have left."""
-        if (left := self.residual.pop(slice_id, None)) is not None:
-            frame.array += left
-        return frame
-
-    def settle(self, push: int, slice_id: int, refused: bool) -> None:
-        """The frame is no longer needed; a refused one goes back into the residual (conservation, G9)."""
-        buffer = self.frames.pop((push, slice_id))
-        if refused and self.error_feedback:
-            if slice_id in self.residual:
-                self.residual[slice_id] += buffer.array
-            else:
-                self.residual[slice_id] = buffer.array.copy()
-        buffer.release()
+    def settle(self, push: int, slice_id: int, refused: bool, lr: float) -> None:
+        """The frame is no longer needed; a refused one goes back into the residual."""
+        packed = self.frames.pop((push, slice_id))
+        if refused:
+            self.encoder.refund(slice_id, packed, lr)
+        packed.buffer.release()
 
     # ---- the replica ------------------------------------------------------------------------------------------------
 
@@ -115,6 +111,22 @@ class Arrays:
             if slice_id not in self.pulled:
                 self.pulled[slice_id] = np.empty(values_N.size, values_N.dtype)
             np.copyto(self.pulled[slice_id], values_N)
+
+    # ---- compressed pulls -------------------------------------------------------------------------------------------
+
+    def look(self, slice_id: int, codec: int, data: Array) -> Array:
+        """This worker's view of a slice after one more answer. Raises: FrameError for a frame that cannot be one."""
+        item = self.keyspace.slices[slice_id]
+        view_N = self.view.get(slice_id)
+        if codec == RAW:
+            if view_N is None:
+                view_N = self.view[slice_id] = np.empty(item.size, item.dtype)
+            np.copyto(view_N, data.view(item.dtype))
+        elif view_N is None:
+            raise FrameError(f"{self.keyspace.describe(slice_id)}: expected values, got a frame; nothing is here yet")
+        elif codec != SAME:
+            checked(self.codecs.of_pull(item), Frame(codec, data), item).decode_add(data, view_N, 1.0)
+        return view_N
 
     # ---- values to the caller ---------------------------------------------------------------------------------------
 

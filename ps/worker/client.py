@@ -93,8 +93,9 @@ class Client:
                 raise ConfigError(f"register: expected names as str, got {name!r}")
             arrays[name] = np.asarray(array)
         for given in (options or {}).values():
-            if given.codec is not None:
-                compressor(given.codec)
+            for spec in (given.push_compression, given.pull_compression):
+                if spec is not None:
+                    compressor(spec)
         if not arrays:
             raise ConfigError("register: expected at least one parameter, got none")
         for name in options or {}:

@@ -13,6 +13,9 @@ import numpy as np
 
 from ps.consistency import Consistency, Gather
 from ps.messages import (
+    NO_MARKS,
+    RAW,
+    SAME,
     Ask,
     Code,
     Gap,
@@ -64,6 +67,7 @@ class Session:
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
         self.min_clock_S: Int64 = np.empty(0, np.int64)
+        self.mark_S: Int64 = np.empty(0, np.int64)  # of the view in hand, where pulls are compressed; 0: none
         self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
@@ -104,7 +108,7 @@ class Session:
         self.shard_S = np.concatenate((self.shard_S, shard_S))
         self.nbytes_S = np.concatenate((self.nbytes_S, nbytes_S))
         zeros = np.zeros(count, np.int64)
-        for name in ("seq_S", "base_S", "min_clock_S", "finished_S"):
+        for name in ("seq_S", "base_S", "min_clock_S", "mark_S", "finished_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros)))
         self.round_S = np.concatenate((self.round_S, zeros - 1))
         for name in ("cached_S", "wrote_S"):
@@ -306,7 +310,8 @@ class Session:
                 entry = self.pulls[pull]
                 ids, seq_E = entry.missing[shard]
                 late = 0 < entry.clock == self.late_clock + 1
-                return [Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E))]
+                mark_K = self.mark_S[ids] if self.mark_S.any() else NO_MARKS
+                return [Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E, mark_K))]
             case _:
                 return [Send(to, Leave(rank, incarnation))]
 
@@ -355,6 +360,8 @@ class Session:
             return []
         asked, seq_E = entry.missing[shard]
         ids = message.slice_E
+        if not self._follows(message):
+            return []  # the view has moved since this pull was sent: it is asked again, with the new mark
         if np.array_equal(asked, ids):
             del entry.missing[shard]
         else:
@@ -365,11 +372,21 @@ class Session:
             self.resends.moves(("pull", shard, entry.id), now)
         self.base_S[ids], self.min_clock_S[ids] = message.version_E, message.min_clock_E
         self.cached_S[ids], self.wrote_S[ids] = True, False
+        if len(message.mark_K):
+            self.mark_S[ids] = message.mark_K
         self.round_S[ids] = self.clock // self.model.cadence.pull_every
         self.lr, self.rate = message.lr, message.rate
         if not entry.missing:
             del self.pulls[entry.id]
         return [Deliver(entry.id)]
+
+    def _follows(self, message: Values) -> bool:
+        """Every frame takes the view in hand to the next mark."""
+        if not len(message.mark_K):
+            return True
+        whole_E, same_E = message.codec_K == RAW, message.codec_K == SAME
+        mark_E = self.mark_S[message.slice_E] + ~same_E
+        return bool((whole_E | (mark_E == message.mark_K)).all())
 
     def _ticked(self, shard: int, ticked: Ticked, now: float) -> list[Action]:
         for key in [k for k in self._ticks if k[0] == shard and k[1] <= ticked.clock]:

@@ -30,7 +30,7 @@ class Reader:
         self._stopped: Stop | None = None
         self._wanted: dict[int, tuple[set[int], Mapping[str, Array]]] = {}  # read id -> (slices, arrays to fill)
         self._next_id = 1
-        self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False, error_feedback=False)
+        self._arrays = Arrays(self._keyspace, Cadence(), keeps_replica=False)
         self._begin(timeout_s)
         self._post(CONTROLLER, Enroll(WorkerId(-1), True, 0))
         self._wait(lambda: self._config is not None, "the controller has not answered Enroll")

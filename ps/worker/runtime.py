@@ -6,12 +6,14 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ps import kernels, wire
 from ps.buffers import Buffer
+from ps.compression.choice import RAW, Codecs
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, FrameError, PeerError, StoppedError
 from ps.keyspace import Keyspace, Options, Parameter
@@ -108,7 +110,8 @@ class Worker:
         model, rule = self.config.model(), self.config.rule()
         cadence = model.cadence
         plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
-        overlays = cadence.lazy and plain and not self.config.error_feedback
+        codecs = self.config.codecs()
+        overlays = cadence.lazy and plain and codecs == Codecs()  # else an update is not known before it is pulled
         self.session = Session(
             self.rank,
             self.incarnation,
@@ -120,7 +123,7 @@ class Worker:
         )
         self.has_session = True
         keeps = cadence.lazy or cadence.local_lr is not None
-        self.arrays = Arrays(self.keyspace, cadence, keeps, self.config.error_feedback)
+        self.arrays = Arrays(self.keyspace, cadence, keeps, codecs, ((self.config.seed or 0) << 20) + self.rank)
         self.perform(self.session.join(self.port.now()))
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
@@ -209,18 +212,22 @@ class Worker:
             self.pull(list(grads), {}, timeout_s)  # nothing to measure a push against: no version, no replica yet
         if not cadence.accumulates:
             self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.missing.verdicts())
-        copy |= self.config.clip_norm is not None or self.config.error_feedback  # else the caller's arrays are written
+        copy |= self.config.clip_norm is not None  # else the caller's arrays are written
         if self.config.clip_norm is None:
             return ids, lambda slice_id: arrays.gather(slice_id, grads, copy)
         fresh = {i: arrays.gather(i, grads, copy) for i in ids.tolist()}
         arrays.clip(fresh.values(), self.config.clip_norm)
         return ids, fresh.__getitem__
 
+    @property
+    def _rate(self) -> float:
+        """The rate at which a gradient of this worker enters the values."""
+        return self.session.lr * self.session.rate
+
     def _step_replica(self, slice_id: int, frame: Buffer) -> None:
         if self.arrays.keeps_replica:
             local_lr = self.session.model.cadence.local_lr
-            lr = self.session.lr * self.session.rate if local_lr is None else local_lr
-            self.arrays.step(slice_id, frame.array, lr)
+            self.arrays.step(slice_id, frame.array, self._rate if local_lr is None else local_lr)
 
     def _send_push(self, entry: PushEntry, parts: list[Action], take: Take) -> int:
         """Sends the parts as soon as each is there. What an earlier incarnation has pushed is in none."""
@@ -231,7 +238,8 @@ class Worker:
                 buffer = take(slice_id)
                 if not self.session.model.cadence.accumulates:
                     self._step_replica(slice_id, buffer)
-                self.arrays.frames[entry.id, slice_id] = self.arrays.compensate(slice_id, buffer)
+                packed = self.arrays.encoder.pack(slice_id, buffer, self.session.clock, self._rate)
+                self.arrays.frames[entry.id, slice_id] = packed
             self.perform([part])
         return entry.id
 
@@ -427,7 +435,7 @@ class Worker:
                 case Send():
                     self._send(action)
                 case Settled(push, slice_id, code, version):
-                    self.arrays.settle(push, slice_id, refused=code == Code.LATE)
+                    self.arrays.settle(push, slice_id, code == Code.LATE, self._rate)
                     if code == Code.LATE:
                         self.metrics.count("refused_pushes", reason="late")
                     if push in self.verdicts:
@@ -438,9 +446,15 @@ class Worker:
     def _deliver(self, pull: int, body: ValuesMessage) -> None:
         assert self._hand is not None
         self.metrics.count("pull_messages", direction="received")
-        for slice_id, buffer in zip(body.slice_E.tolist(), self._hand.buffers, strict=True):
-            values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
-            self.metrics.count("pull_bytes", values_N.nbytes, direction="received")
+        marks = body.mark_K.tolist() or [0] * len(body.slice_E)
+        codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
+        rows = zip(body.slice_E.tolist(), marks, codecs, self._hand.buffers, strict=True)
+        for slice_id, mark, codec, buffer in rows:
+            self.metrics.count("pull_bytes", buffer.nbytes, direction="received")
+            if mark:
+                values_N = self.arrays.look(slice_id, codec, buffer)
+            else:
+                values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
             self.arrays.deliver(slice_id, values_N, self._sinks[pull])
             if self.arrays.keeps_replica:
                 self.arrays.store(slice_id, values_N)
@@ -448,11 +462,17 @@ class Worker:
     def _send(self, send: Send) -> None:
         body = send.body
         if send.push >= 0:
-            held = [self.arrays.frames[send.push, s].hold() for s in body.slice_E.tolist()]
+            packed = [self.arrays.frames[send.push, s] for s in body.slice_E.tolist()]
+            held = [one.buffer.hold() for one in packed]
+            frames = [one.frame for one in packed]
+            buffers = [frame.data for frame in frames]
+            if any(frame.codec != RAW for frame in frames):
+                body = replace(body, codec_K=np.array([frame.codec for frame in frames], np.uint8))
             self.metrics.count("push_messages", direction="sent")
-            self.metrics.count("push_bytes", sum(b.array.nbytes for b in held), direction="sent")
+            self.metrics.count("push_bytes", sum(data.nbytes for data in buffers), direction="sent")
         elif send.init:
             held = [self._initial[s].hold() for s in body.slice_E.tolist()]
+            buffers = [one.array for one in held]
         else:
             self.post(send.to, body)
             return
@@ -468,7 +488,7 @@ class Worker:
             for buffer in held:
                 buffer.release()
 
-        self._outbox.send(send.to, Message(wire.encode(body, self.job), [b.array for b in held], release))
+        self._outbox.send(send.to, Message(wire.encode(body, self.job), buffers, release))
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""

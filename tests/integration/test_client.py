@@ -59,9 +59,9 @@ def test_registered_and_pulled_arrays_are_the_callers(seed: int | None) -> None:
 
 
 @pytest.mark.parametrize("consistency", [BSP, ASYNC, LOCAL, "local:every=1,local_lr=0.1", DOWNPOUR])
-@pytest.mark.parametrize("error_feedback", [False, True])
+@pytest.mark.parametrize("compression", ["none", "none:error_feedback=true"])
 def test_push_without_copy_never_writes_the_callers_arrays(
-    seed: int | None, consistency: str, error_feedback: bool
+    seed: int | None, consistency: str, compression: str
 ) -> None:
     def train(client: ps.Client) -> Arrays:
         grads = {name: np.full_like(value, 0.5) for name, value in model().items()}
@@ -78,7 +78,7 @@ def test_push_without_copy_never_writes_the_callers_arrays(
         assert all((grad == 0.5).all() for grad in grads.values())
         return client.pull()
 
-    options: dict[str, Any] = {"consistency": consistency, "error_feedback": error_feedback, "optimizer": "sgd:lr=0.1"}
+    options: dict[str, Any] = {"consistency": consistency, "push_compression": compression, "optimizer": "sgd:lr=0.1"}
     first, _ = run(seed, train, **options)
     assert np.isfinite(first["w"]).all() and (first["w"] < 1).all()
 

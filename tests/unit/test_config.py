@@ -27,7 +27,7 @@ configs = st.builds(
     optimizer=st.sampled_from(["sgd:lr=0.1", "staleness:kind=sqrt+adam:lr=1e-3"]),
     clip_norm=st.none() | positive,
     clip_value=st.none() | positive,
-    error_feedback=st.booleans(),
+    compression=st.sampled_from(["none", "none:error_feedback=true", "onebit:group=64"]),
     on_worker_loss=st.sampled_from(["wait", "drop"]),
     epoch_share=st.floats(min_value=1e-6, max_value=1),
     seed=st.none() | st.integers(0, 2**63 - 1),
@@ -67,7 +67,7 @@ def test_it_builds_what_it_names() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"worker": 2}, "worker: expected one of clip_norm, clip_value, consistency,"),
+        ({"worker": 2}, "worker: expected one of clip_norm, clip_value, compression,"),
         ({"workers": 0}, "workers: expected greater than or equal to 1, got 0"),
         ({"workers": 2.5}, "workers: expected a valid integer, got a number with a fractional part, got 2.5"),
         ({"servers": "many"}, "servers: expected a valid integer, unable to parse string as an integer, got 'many'"),
@@ -92,6 +92,18 @@ def test_it_builds_what_it_names() -> None:
         ({"optimizer": "staleness:kind=sqrt"}, "expected an optimizer in the last place, got 'staleness'"),
         ({"optimizer": "sgd:lr=0.1+adam:lr=0.1"}, "got the optimizer 'sgd' before it"),
         ({"optimizer": "dcasgd:lam=1+add"}, "expected an optimizer of gradients to wrap"),
+        ({"compression": "onebits"}, "compression: expected one of bf16, dgc, fp16, int8, none, onebit,"),
+        ({"push_compression": "topk:ratio=2"}, "compression: topk: ratio: expected less than or equal to 1, got '2'"),
+        (
+            {"compression": "dgc", "optimizer": "momentum:lr=1,decay=0.9"},
+            "compression: dgc is wrong with optimizer momen",
+        ),
+        (
+            {"compression": "dgc", "consistency": "local:every=2,local_lr=0.1"},
+            "dgc is wrong where workers push the outco",
+        ),
+        ({"pull_compression": "dgc"}, "pull_compression: dgc cannot encode values: it adds momentum"),
+        ({"pull_compression": "int8", "optimizer": "dcasgd:lam=1+sgd:lr=1"}, "pull_compression: expected none: this"),
         ({"schedule": "cosinus"}, "schedule: expected one of constant, cosine, inverse_sqrt, step or package"),
         ({"schedule": "cosine"}, "schedule: cosine: clocks: expected a value, got none"),
     ],

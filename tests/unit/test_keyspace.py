@@ -58,7 +58,7 @@ def filled(batches: Sequence[Sequence[Parameter]]) -> Keyspace:
 
 def slices_of_bytes(*kilobytes: int) -> list[Slice]:
     """Slices of these sizes."""
-    return [Slice((), kib * 256, "float32", Options(), True) for kib in kilobytes]
+    return [Slice((), kib * 256, "float32", Options(), True, kib * 256, kib * 256) for kib in kilobytes]
 
 
 # ---- slices ---------------------------------------------------------------------------------------------------------

@@ -97,21 +97,24 @@ def test_codes_stay_what_they_are() -> None:
 
 
 def test_a_spec_is_the_parameter_it_was_made_of() -> None:
-    parameter = Parameter("w1", (3, 4), "bfloat16", Options(0.5, 0.01, "topk:ratio=0.1", True))
+    parameter = Parameter("w1", (3, 4), "bfloat16", Options(0.5, 0.01, "topk:ratio=0.1", "int8", True))
     assert Spec.of(parameter).parameter() == parameter
 
 
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        (Spec("w", (2,), "complex64", 1.0, None, None, False), "parameter 'w': expected dtype float16, bfloat16"),
-        (Spec("", (2,), "float32", 1.0, None, None, False), "parameter name: expected 1 to 512 bytes, got ''"),
-        (Spec("w", (2**21, 2**20), "float32", 1.0, None, None, False), "expected at most 1099511627776 elements"),
+        (Spec("w", (2,), "complex64", 1.0, None, None, None, False), "parameter 'w': expected dtype float16, bfloat16"),
+        (Spec("", (2,), "float32", 1.0, None, None, None, False), "parameter name: expected 1 to 512 bytes, got ''"),
+        (Spec("w", (2**21, 2**20), "float32", 1.0, None, None, None, False), "expected at most 1099511627776 elements"),
         (
-            Spec("w", (2,), "float32", -1.0, None, None, False),
+            Spec("w", (2,), "float32", -1.0, None, None, None, False),
             "options.lr_scale: expected a finite number >= 0, got -1",
         ),
-        (Spec("w", (2,), "float32", 1.0, -0.5, None, False), "options.weight_decay: expected a finite number >= 0"),
+        (
+            Spec("w", (2,), "float32", 1.0, -0.5, None, None, False),
+            "options.weight_decay: expected a finite number >= 0",
+        ),
     ],
 )
 def test_a_spec_that_is_no_parameter_is_refused_by_name(spec: Spec, text: str) -> None:

@@ -66,15 +66,17 @@ class Recorder:
             for described, verdict in future.verdicts().items():
                 self.verdicts[client.rank, described.strip("'"), clock + 1] = verdict
                 refused += isinstance(verdict, Refused)
-        for slice_id, left in client._worker.arrays.residual.items():
-            self.left_over[NAMES[slice_id]] += left.reshape(self.shape)
+        for slice_id, memory in client._worker.arrays.encoder.memory.items():
+            assert memory.residual_N is not None
+            self.left_over[NAMES[slice_id]] += memory.residual_N.reshape(self.shape)
         return refused
 
 
 def quorum_run(recorder: Recorder, n: int, optimizer: str = "add", error_feedback: bool = True) -> Run:
     return simulate(
         recorder.train, seed=recorder.seed, workers=recorder.workers, servers=1 + recorder.seed % 3,
-        consistency=f"quorum:n={n}", optimizer=optimizer, error_feedback=error_feedback,
+        consistency=f"quorum:n={n}", optimizer=optimizer,
+        push_compression="none:error_feedback=true" if error_feedback else "none",
     )  # fmt: skip
 
 

@@ -53,10 +53,10 @@ def one_version_less(self: BulkSynchronous, clock_E: Int64, min_clock_E: Int64, 
 
 
 def keeps_nothing(
-    self: Arrays, push: int, slice_id: int, refused: bool, settle: Callable[..., None] = Arrays.settle
+    self: Arrays, push: int, slice_id: int, refused: bool, lr: float, settle: Callable[..., None] = Arrays.settle
 ) -> None:
     """Forgotten refund: what was refused does not go back into the residual."""
-    settle(self, push, slice_id, False)
+    settle(self, push, slice_id, False, lr)
 
 
 def all_has_arrived(self: Arrivals | Rounds, worker: int) -> Int64:
@@ -89,7 +89,9 @@ BUGS = {
     "double apply, gathered": Planted(Shard, "_push", takes_twice, "bsp", ("exactly once",)),
     "gate one clock late": Planted(StaleSynchronous, "gate", one_clock_more, "ssp:staleness=1", ("reads",)),
     "gate one version early": Planted(BulkSynchronous, "gate", one_version_less, "bsp", ("reads",)),
-    "forgotten refund": Planted(Arrays, "settle", keeps_nothing, "quorum:n=2", ("frames",), {"error_feedback": True}),
+    "forgotten refund": Planted(
+        Arrays, "settle", keeps_nothing, "quorum:n=2", ("frames",), {"push": "none:error_feedback=true"}
+    ),
     "tick overtakes push": Planted(Arrivals, "prefix_S", all_has_arrived, "ssp:staleness=2", ("clocks", "reads")),
     "tick overtakes push, gathered": Planted(Rounds, "prefix_S", all_has_arrived, "bsp", ("clocks",)),
     "tick overtakes push, by version": Planted(Rounds, "prefix_S", all_has_arrived, "quorum:n=2", ("clocks",)),

@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "async": ("async", {}),
     "downpour": ("downpour:push_every=2,pull_every=3,local_lr=0.5,warm_start=2", {}),
     "quorum": ("quorum:n=2", {}),
-    "quorum, refunds": ("quorum:n=2", {"error_feedback": True}),
+    "quorum, refunds": ("quorum:n=2", {"push": "none:error_feedback=true"}),
     "local": ("local:every=2,local_lr=0.5", {}),
 }
 

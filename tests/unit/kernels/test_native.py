@@ -59,7 +59,9 @@ def same(twin: Callable[..., Any], *args: Any) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(n=LENGTHS, dtype=DTYPES, seed=st.integers(0, 1 << 30), lr=REAL, wd=DECAY, keep=PART, eps=st.just(1e-8))
-def check_updates(n: int, dtype: type[np.floating[Any]], seed: int, lr: float, wd: float, keep: float, eps: float) -> None:  # fmt: skip
+def check_updates(
+    n: int, dtype: type[np.floating[Any]], seed: int, lr: float, wd: float, keep: float, eps: float
+) -> None:
     w, g, a = (numbers(n, dtype, seed + i) for i in range(3))
     square, out = np.abs(numbers(n, dtype, seed + 3)), np.zeros(n, dtype)
     same(updates.add, w, g, out)

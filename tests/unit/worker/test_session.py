@@ -141,10 +141,11 @@ def verdicts(code: Code, *entries: tuple[int, int], version: int = 0, incarnatio
     return Verdicts(incarnation, ids(*slices), ids(*numbers), codes, np.full(len(entries), version))
 
 
-def values(pull: int, slices: Sequence[int], version: int = 0, min_clock: int = 0, **rates: float) -> Values:
+def values(
+    pull: int, slices: Sequence[int], version: int = 0, min_clock: int = 0, lr: float = 0.1, rate: float = 1.0
+) -> Values:
     count = len(slices)
-    rates = {"lr": 0.1, "rate": 1.0} | rates
-    return Values(FIRST_ID + pull, ids(*slices), np.full(count, version), np.full(count, min_clock), **rates)
+    return Values(FIRST_ID + pull, ids(*slices), np.full(count, version), np.full(count, min_clock), lr, rate)
 
 
 def gap(*entries: tuple[int, int]) -> Gap:

@@ -1,0 +1,72 @@
+"""Which codec a slice travels with: the run's, or its parameter's own; raw where a codec could not help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from ps.compression import compressor
+from ps.compression.base import Codec
+from ps.compression.none import Identity
+from ps.errors import FrameError
+from ps.keyspace import Slice
+from ps.messages import RAW, SAME
+from ps.types import Array
+
+__all__ = ["RAW", "SAME", "Codecs", "Frame", "checked"]
+
+
+class Frame(NamedTuple):
+    """What travels of one slice. data: of its master dtype where it is raw, else bytes."""
+
+    codec: int
+    data: Array
+
+
+_built = cache(compressor)
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """The codecs of a run, both ways."""
+
+    push: str = "none"
+    pull: str = "none"
+
+    def of_push(self, item: Slice) -> Codec | None:
+        """What gradients of this slice are encoded with; None: they travel raw."""
+        return _fitting(self._push(item), item)
+
+    def of_pull(self, item: Slice) -> Codec | None:
+        """What values of this slice are encoded with; None: they travel raw."""
+        return _fitting(_built(item.options.pull_compression or self.pull), item)
+
+    def feeds_back(self, item: Slice) -> bool:
+        """What a push of this slice loses, by its codec or by a refusal, travels with the next one."""
+        return self._push(item).error_feedback
+
+    @property
+    def of_anything(self) -> bool:
+        """The run compresses at least one direction; single parameters may differ."""
+        return not all(isinstance(_built(spec), Identity) for spec in (self.push, self.pull))
+
+    def _push(self, item: Slice) -> Codec | Identity:
+        return _built(item.options.push_compression or self.push)
+
+
+def checked(codec: Codec | None, frame: Frame, item: Slice) -> Codec:
+    """The codec that can decode this frame of the slice, as it came over the wire.
+
+    Raises: FrameError when it was encoded with another one, or is broken.
+    """
+    if codec is None or frame.codec != codec.ID:
+        raise FrameError(f"codec: expected {RAW if codec is None else codec.ID}, got {frame.codec}")
+    codec.check(frame.data, item.rows, item.columns)
+    return codec
+
+
+def _fitting(codec: Codec | Identity, item: Slice) -> Codec | None:
+    if isinstance(codec, Identity) or item.dtype != "float32" or not item.trainable:
+        return None
+    return codec if item.smallest >= codec.min_elements else None

@@ -1,0 +1,155 @@
+"""From gradients to what travels of them: adds what earlier frames have left, encodes, keeps what this one leaves.
+
+Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019): residuals are in gradient units, by
+slice, and belong to the worker's checkpoint. A frame that was refused goes back into them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from ps import kernels
+from ps.buffers import Buffer, Pool
+from ps.compression.base import Codec, Memory
+from ps.compression.choice import RAW, Codecs, Frame
+from ps.errors import FrameError
+from ps.keyspace import Keyspace, Slice
+from ps.types import Array, Float
+
+log = logging.getLogger("ps")
+
+
+class Packed:
+    """One frame and the buffer that it lies in."""
+
+    __slots__ = ("buffer", "codec", "length")
+
+    def __init__(self, codec: int, buffer: Buffer, length: int = -1) -> None:
+        self.codec, self.buffer, self.length = codec, buffer, length  # length in bytes; -1: all of the buffer
+
+    @property
+    def frame(self) -> Frame:
+        array = self.buffer.array
+        return Frame(self.codec, array if self.length < 0 else array[: self.length])
+
+
+class Encoder:
+    """The codecs of one worker, and what they remember of each slice."""
+
+    def __init__(self, keyspace: Keyspace, codecs: Codecs, pool: Pool, seed: int = 0) -> None:
+        self.keyspace, self.codecs, self.pool, self.seed = keyspace, codecs, pool, seed
+        self.memory: dict[int, Memory] = {}  # by slice; of raw slices only while something is left
+        self._codec: dict[int, Codec | None] = {}
+
+    def pack(self, slice_id: int, grad: Buffer, clock: int, lr: float) -> Packed:
+        """The frame of a gradient or delta pushed at `clock`; takes over the hold of `grad`. lr: the rate in force."""
+        codec = self.codec(slice_id)
+        if codec is not None and slice_id not in self.memory:
+            self.memory[slice_id] = codec.memory(*self._shape(slice_id), self._seed(slice_id))
+        memory = self.memory.get(slice_id)
+        if memory is not None:
+            self._rescale(memory, lr)
+        if codec is None or memory is None or clock < codec.warmup:
+            return Packed(RAW, self._with_residual(slice_id, grad))
+        rows, columns = self._shape(slice_id)
+        frame = self.pool.take("uint8", codec.bytes_max(rows, columns))
+        length = codec.encode(grad.array, memory, frame.array)
+        try:
+            codec.check(frame.array[:length], rows, columns)
+        except FrameError as error:  # the sum has overflowed: gradient and frame before were finite
+            log.warning("residual of %s dropped: %s", self.keyspace.describe(slice_id), error)
+            self.memory[slice_id] = codec.memory(rows, columns, self._seed(slice_id))
+            frame.release()
+            return Packed(RAW, grad)
+        if length < grad.array.nbytes:
+            grad.release()
+            return Packed(codec.ID, frame, length)
+        raw = self.pool.take("float32", grad.array.size)
+        codec.decode(frame.array[:length], raw.array)
+        frame.release()
+        grad.release()
+        return Packed(RAW, self._with_residual(slice_id, raw))
+
+    def refund(self, slice_id: int, packed: Packed, lr: float) -> None:
+        """What a refused frame held travels with the next one (conservation, G9)."""
+        item = self.keyspace.slices[slice_id]
+        if not self.codecs.feeds_back(item):
+            return
+        memory = self.memory.get(slice_id)
+        if memory is None:
+            memory = self.memory[slice_id] = Memory(*self._shape(slice_id), np.zeros(item.size, item.dtype))
+        self._rescale(memory, lr)
+        codec = self.codec(slice_id)
+        if packed.codec == RAW or codec is None:
+            assert memory.residual_N is not None
+            memory.residual_N += packed.frame.data
+        else:
+            codec.refund(packed.frame.data, memory)
+
+    def residual(self, slice_id: int) -> Float | None:
+        """What is left of a slice; None where nothing is."""
+        memory = self.memory.get(slice_id)
+        return None if memory is None else memory.residual_N
+
+    def codec(self, slice_id: int) -> Codec | None:
+        """What this slice is encoded with; None: it travels raw."""
+        if slice_id not in self._codec:
+            self._codec[slice_id] = self.codecs.of_push(self.keyspace.slices[slice_id])
+        return self._codec[slice_id]
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Everything that is remembered, by the slice's name, as plain numbers and copies of arrays."""
+        return {self.keyspace.describe(slice_id): _exported(memory) for slice_id, memory in self.memory.items()}
+
+    def load_state(self, state: dict[str, dict[str, Any]]) -> None:
+        """Goes on from what `state` gave. Slices that it does not name start afresh."""
+        self.memory.clear()
+        for slice_id, item in enumerate(self.keyspace.slices):
+            if (given := state.get(self.keyspace.describe(slice_id))) is not None:
+                self.memory[slice_id] = _imported(given, item, self._shape(slice_id))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _shape(self, slice_id: int) -> tuple[int, int]:
+        item = self.keyspace.slices[slice_id]
+        return item.rows, item.columns
+
+    def _seed(self, slice_id: int) -> int:
+        return (self.seed * 0x9E3779B1 + slice_id) & 0x7FFFFFFFFFFFFFFF
+
+    def _with_residual(self, slice_id: int, grad: Buffer) -> Buffer:
+        """The gradient and all that is left, which is nothing afterwards."""
+        memory = self.memory.get(slice_id)
+        if memory is None or memory.residual_N is None:
+            return grad
+        whole = self.pool.take(grad.array.dtype.name, grad.array.size) if grad.lent else grad
+        kernels.add(grad.array, memory.residual_N, whole.array)
+        memory.residual_N.fill(0)
+        if self.codec(slice_id) is None:
+            del self.memory[slice_id]
+        return whole
+
+    def _rescale(self, memory: Memory, lr: float) -> None:
+        """Keeps the *step* that the residual stands for when the rate changes: e *= lr then / lr now."""
+        if memory.residual_N is not None and memory.lr and lr and lr != memory.lr:
+            kernels.scale_into(memory.residual_N, memory.lr / lr, memory.residual_N)
+        memory.lr = lr
+
+
+def _exported(memory: Memory) -> dict[str, Any]:
+    arrays = dict(memory.arrays) if memory.residual_N is None else {**memory.arrays, "residual": memory.residual_N}
+    copies = {name: array.copy() for name, array in arrays.items()}
+    return {"seed": memory.seed, "encoded": memory.encoded, "lr": memory.lr, "arrays": copies}
+
+
+def _imported(given: dict[str, Any], item: Slice, shape: tuple[int, int]) -> Memory:
+    arrays: dict[str, Array] = {name: np.array(array) for name, array in given["arrays"].items()}
+    residual_N = arrays.pop("residual", None)
+    if residual_N is not None and residual_N.shape != (item.size,):  # another shape: what was left cannot be kept
+        residual_N = np.zeros(item.size, item.dtype)
+    return Memory(*shape, residual_N, given["seed"], given["encoded"], given["lr"], arrays)
