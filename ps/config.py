@@ -26,7 +26,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     schedule: str = "constant"
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
     clip_value: Annotated[float, Field(gt=0)] | None = None  # of each element, on the server at commit
-    compression: str = "none"  # codec of both directions, as far as each is safe
+    compression: str | None = None  # codec of both directions, as far as each is safe; None: as the optimizer implies
     push_compression: str | None = None  # of gradients; None: as `compression`
     pull_compression: str | None = None  # of values; None: as `compression`, where safe
     on_worker_loss: Literal["wait", "drop"] = "drop"

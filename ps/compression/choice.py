@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from ps import factors
 from ps.compression import compressor
 from ps.compression.base import Codec
 from ps.compression.none import Identity
 from ps.errors import FrameError
 from ps.keyspace import Slice
-from ps.messages import RAW, SAME
-from ps.types import Array
+from ps.messages import FACTORS, RAW, SAME
+from ps.types import Array, Float32
 
-__all__ = ["RAW", "SAME", "Codecs", "Frame", "checked"]
+__all__ = ["FACTORS", "RAW", "SAME", "Codecs", "Frame", "checked"]
 
 
 class Frame(NamedTuple):
-    """What travels of one slice. data: of its master dtype where it is raw, else bytes."""
+    """What travels of one slice. data: of its master dtype where it is raw, else bytes. shared: with other frames."""
 
     codec: int
     data: Array
+    shared: Array | None = None
 
 
 _built = cache(compressor)
@@ -46,6 +48,34 @@ class Codecs:
         """What a push of this slice loses, by its codec or by a refusal, travels with the next one."""
         return self._push(item).error_feedback
 
+    def check_push(self, item: Slice, frame: Frame) -> None:
+        """Raises: FrameError unless `decode_add` can take this frame of a push of the slice, which is not raw."""
+        if frame.codec != FACTORS or item.dtype != "float32":
+            checked(self.of_push(item), frame, item)
+        else:
+            factors.check(frame.data, frame.shared, item.rows, item.columns)
+
+    def decode_add(self, item: Slice, frame: Frame, out_N: Float32, weight: float) -> None:
+        """out += float32(weight) * decoded; the frame has passed `check_push`."""
+        if frame.codec == FACTORS:
+            assert frame.shared is not None
+            factors.decode_add(frame.data, frame.shared, out_N, weight)
+        else:
+            self._of_frame(item).decode_add(frame.data, out_N, weight)
+
+    def decode(self, item: Slice, frame: Frame, out_N: Float32) -> None:
+        """out = decoded."""
+        if frame.codec == FACTORS:
+            out_N.fill(0.0)
+            self.decode_add(item, frame, out_N, 1.0)
+        else:
+            self._of_frame(item).decode(frame.data, out_N)
+
+    def _of_frame(self, item: Slice) -> Codec:
+        codec = self.of_push(item)
+        assert codec is not None  # frames are checked as they come
+        return codec
+
     @property
     def of_anything(self) -> bool:
         """The run compresses at least one direction; single parameters may differ."""
@@ -62,6 +92,8 @@ def checked(codec: Codec | None, frame: Frame, item: Slice) -> Codec:
     """
     if codec is None or frame.codec != codec.ID:
         raise FrameError(f"codec: expected {RAW if codec is None else codec.ID}, got {frame.codec}")
+    if frame.shared is not None:
+        raise FrameError(f"shared buffer: expected none with codec {codec.ID}, got one")
     codec.check(frame.data, item.rows, item.columns)
     return codec
 

@@ -21,7 +21,7 @@ class Qsgd(Codec):
     Unbiased, so error feedback is off unless asked for. A code has 1 + ceil(log2(levels + 1)) bits: 7 levels take 4.
     Norm of a bucket of d: `max`, or `l2` as in the theory, E|Q - c|^2 <= min(d / levels^2, sqrt(d) / levels) |c|^2,
     with more variance. Where that exceeds |c|^2 (l2, fewer than sqrt(d) levels), what is left grows from frame to
-    frame: no error feedback then, and no pulls. Random bits come from the seed, the frame's number and the element's
+    frame: no error feedback then. Random bits come from the seed, the frame's number and the element's
     index alone. Source: Alistarh, Grubic, Li, Tomioka & Vojnovic, NIPS 2017, section 3.
     Frame: flags = levels + 256 for max, option = bucket; then f32 norm / levels of each bucket, then all codes
     (levels +- q) as one little-endian bit string.
@@ -34,6 +34,7 @@ class Qsgd(Codec):
     norm: Literal["max", "l2"] = "max"
 
     ID: ClassVar[int] = 3
+    PULLS: ClassVar[str | None] = "its noise may be larger than the change that it encodes"
 
     @property
     def bits(self) -> int:

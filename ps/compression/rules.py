@@ -13,11 +13,13 @@ from ps.optim import OPTIMIZERS, WRAPPERS, Optimizer, Wrapper
 from ps.plugins import parse_spec
 
 
-def chosen(both: str, push: str | None, pull: str | None, rule: Optimizer, model: Consistency) -> Codecs:
-    """The codecs of a run. `both` holds for a direction that is not given, for pulls only where that is safe.
+def chosen(both: str | None, push: str | None, pull: str | None, rule: Optimizer, model: Consistency) -> Codecs:
+    """The codecs of a run. `both` holds for a direction that is not given, for pulls only where that is safe; None is
+    what the optimizer implies.
 
     Raises: ConfigError for a codec that is wrong with this optimizer or model, with the reason.
     """
+    both = rule.IMPLIES.format(**vars(rule)) if both is None else both
     codecs = Codecs(push or both, pull or both)
     if why := wrong_push(codecs.push, rule, model):
         raise ConfigError(f"{'push_compression' if push else 'compression'}: {why}")

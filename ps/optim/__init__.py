@@ -18,6 +18,7 @@ from ps.optim.dcasgd import DelayCompensated
 from ps.optim.ftrl import Ftrl
 from ps.optim.momentum import Momentum
 from ps.optim.nesterov import Nesterov
+from ps.optim.onebit_adam import OneBitAdam
 from ps.optim.rmsprop import Rmsprop
 from ps.optim.schedules import Constant, Cosine, InverseSqrt, Schedule, StepDecay
 from ps.optim.sgd import Sgd
@@ -35,6 +36,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ftrl": Ftrl,
     "momentum": Momentum,
     "nesterov": Nesterov,
+    "onebit_adam": OneBitAdam,
     "rmsprop": Rmsprop,
     "sgd": Sgd,
 }

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ps.compression.choice import Codecs
 from ps.config import RunConfig
 from ps.consistency.ssp import StaleSynchronous
 from ps.errors import ConfigError
@@ -62,6 +63,22 @@ def test_it_builds_what_it_names() -> None:
     assert config.rule() == Sgd(lr=0.5)
     assert config.rates().factor(7) == 1.0
     assert config.keep_versions and not RunConfig().keep_versions
+
+
+@pytest.mark.parametrize(
+    ("options", "push", "pull"),
+    [
+        ({}, "none", "none"),
+        ({"compression": "onebit"}, "onebit", "onebit"),
+        ({"compression": "onebit", "pull_compression": "int8"}, "onebit", "int8"),
+        ({"compression": "dgc"}, "dgc", "none"),
+        ({"compression": "int8", "optimizer": "dcasgd:lam=1+sgd:lr=1"}, "int8", "none"),
+        ({"optimizer": "onebit_adam:lr=1,warmup=7"}, "onebit:warmup=7", "onebit:warmup=7"),
+        ({"optimizer": "onebit_adam:lr=1,warmup=7", "compression": "none"}, "none", "none"),
+    ],
+)
+def test_the_codecs_of_both_directions(options: dict[str, Any], push: str, pull: str) -> None:
+    assert RunConfig.check(options).codecs() == Codecs(push, pull)
 
 
 @pytest.mark.parametrize(

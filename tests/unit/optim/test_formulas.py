@@ -69,6 +69,14 @@ def ftrl(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64
     return np.where(np.abs(z) <= l1, 0.0, -(z - np.sign(z) * l1) / ((beta + np.sqrt(s["q"])) / lr + l2))
 
 
+def onebit_adam(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    """Two commits of adam, then its second moment stays."""
+    if t <= 2:
+        return adam(w, g, s, lr, wd, t)
+    s["mean"] = 0.7 * s["mean"] + 0.3 * (g + wd * w)
+    return w - lr * s["mean"] / (np.sqrt(s["mean_square"]) + 1e-3)
+
+
 RULES: dict[str, Oracle] = {
     "add": add,
     "sgd:lr=0.05": sgd,
@@ -78,6 +86,7 @@ RULES: dict[str, Oracle] = {
     "rmsprop:lr=0.05,decay=0.8,eps=1e-3": rmsprop,
     "adam:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3": adam,
     "adamw:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3": adamw,
+    "onebit_adam:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3,warmup=2": onebit_adam,
     "ftrl:lr=0.05,beta=0.5,l1=0.2,l2=0.1": ftrl,
 }
 
@@ -123,6 +132,19 @@ def test_adam_couples_its_decay_and_adamw_does_not() -> None:
         outs[name] = float(out_N[0])
     assert outs["adam"] == pytest.approx(1 - 0.1, rel=1e-6)  # a whole sign step, however small the decay
     assert outs["adamw"] == pytest.approx(1 - 0.1 * 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("wd", [0.0, 0.1])
+def test_onebit_adam_keeps_its_second_moment_and_what_never_had_a_gradient(wd: float) -> None:
+    """An unused row has v = 0: the noise of a one-bit code must not move it without bound."""
+    rule = optimizer("onebit_adam:lr=0.1,warmup=1")
+    w_N, state = np.ones(4, np.float32), [np.zeros(4, np.float32), np.zeros(4, np.float32)]
+    rule.update(w_N, np.array([1, 0, -2, 0], np.float32), state, w_N, Step(0.1))
+    frozen, unused = state[1].tobytes(), w_N[[1, 3]].tobytes()
+    for t in range(2, 6):
+        rule.update(w_N, np.full(4, 0.5, np.float32), state, w_N, Step(0.1, wd, t))
+    assert state[1].tobytes() == frozen
+    assert w_N[[1, 3]].tobytes() == unused and np.isfinite(w_N).all()
 
 
 def test_nesterov_without_momentum_is_sgd_to_the_bit() -> None:
