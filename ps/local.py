@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
+from ps.colocated import counted
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
 from ps.metrics import Snapshot
@@ -54,8 +55,10 @@ class LocalCluster:
             results = cluster.run(train)
     """
 
-    def __init__(self, servers: int = 1, workers: int = 1, *, seed: int | None = None, **options: Any) -> None:
-        self.config = RunConfig.check({"servers": servers, "workers": workers, "seed": seed, **options})
+    def __init__(
+        self, servers: int | Literal["colocated"] = 1, workers: int = 1, *, seed: int | None = None, **options: Any
+    ) -> None:
+        self.config = RunConfig.check(counted({"servers": servers, "workers": workers, "seed": seed, **options}))
         self._pid = os.getpid()
         self._started = self._closed = False
         self._cut_off: list[int] = []  # ranks that ran when the cluster was closed
@@ -238,7 +241,7 @@ def connect(role: str = "worker") -> Client | Reader:
         )
     from ps.threads import embedded
 
-    return embedded(RunConfig.check(options_from_environment()))
+    return embedded(RunConfig.check(counted(options_from_environment())))
 
 
 def options_from_environment() -> dict[str, Any]:
@@ -249,7 +252,7 @@ def options_from_environment() -> dict[str, Any]:
         if variable in known:
             options[known[variable]] = value
             try:
-                RunConfig.check({known[variable]: value})
+                RunConfig.check(counted({known[variable]: value}))
             except ConfigError as error:
                 raise ConfigError(f"environment variable {variable}: {error}") from None
         elif variable.startswith("PS_") and (meant := get_close_matches(variable, known, 1, cutoff=0.85)):

@@ -140,10 +140,11 @@ def named(hello: Hello) -> tuple[str, Hello, float]:
     address = os.environ.get("PS_CONTROLLER", "")
     if not address:
         raise ConfigError("environment variable PS_CONTROLLER: expected host:port of the controller, got none")
-    return address, replace(hello, job=_job()), JOIN_S
+    return address, replace(hello, job=job_id()), JOIN_S
 
 
-def _job() -> bytes:
+def job_id() -> bytes:
+    """The job of PS_JOB, empty without it. Raises: ConfigError naming it."""
     text = os.environ.get("PS_JOB", "")
     try:
         job = bytes.fromhex(text)

@@ -8,10 +8,12 @@ from typing import Any
 import typer
 
 from ps.cli.common import PORT, check_reach, one_line, parameter, with_parameters
-from ps.cli.run import config_options, file_option, rule_options, with_file
-from ps.launch.daemon import run_controller
+from ps.cli.flags import file_option, text_option, with_file
+from ps.cli.run import config_options, rule_options
+from ps.launch.daemon import ControllerOptions, run_controller
 from ps.launch.files import ControllerFile
-from ps.launch.options import checked_config, naming_lines, rules_of
+from ps.launch.options import LOG_DIR, checked_config, naming_lines, rules_of
+from ps.launch.save import check_target
 
 CONTROLLER_HELP = """Run the controller of a cluster until its job is over.
 
@@ -38,6 +40,8 @@ def options() -> list[inspect.Parameter]:
         file_option(),
         *config_options(),
         *rule_options(),
+        text_option("save", "FILE", "Write the values there at the end of the job (safetensors)."),
+        text_option("log_dir", "DIR", f"For a folder with run.jsonl, all logged values. [default: {LOG_DIR}]"),
         parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress.")),
     ]
 
@@ -46,11 +50,14 @@ def options() -> list[inspect.Parameter]:
 def controller(**given: Any) -> int:
     """Checks the flags and runs it."""
     options, places = with_file(given, ControllerFile)
+    own = {name: options.pop(name) for name in ("save", "log_dir") if name in options}
     stops = [options.pop(name, None) for name in ("stop_after", "stop_when", "patience")]
     with naming_lines(places):
         checked, rules = checked_config(options), rules_of(*stops)
+        if own.get("save") is not None:
+            check_target(own["save"])
     check_reach("--host", given["host"], given.pop("insecure"))
-    return run_controller(checked, rules, **given)
+    return run_controller(checked, rules, ControllerOptions(**given, **own))
 
 
 def add_to(app: typer.Typer) -> None:

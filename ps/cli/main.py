@@ -17,6 +17,7 @@ COMMANDS = {
     "controller": "ps.cli.controller",
     "server": "ps.cli.server",
     "worker": "ps.cli.worker",
+    "submit": "ps.cli.submit",
     "status": "ps.cli.status",
     "stop": "ps.cli.stop",
     "doctor": "ps.cli.doctor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ def status(
 
 
 def report(seen: Mapping[str, Any]) -> str:
-    """The tables of workers and of servers, and a line on the job."""
+    """The tables of workers, servers and agents, and lines on the job."""
     workers = [("worker", "state", "clock", "silent for", "logged")]
     for worker in seen["workers"]:
         silent = "-" if worker["silent_s"] < 0 else f"{worker['silent_s']:.1f} s"
@@ -57,11 +58,19 @@ def report(seen: Mapping[str, Any]) -> str:
         workers.append((str(worker["rank"]), worker["state"], str(worker["clock"]), silent, logged or "-"))
     servers = [("server", "state", "address")]
     servers += [(str(server["shard"]), server["state"], server["address"] or "-") for server in seen["servers"]]
+    agents = [("agent", "state", "worker", "runs scripts of")]
+    for agent in seen.get("agents", ()):
+        who, rank = f"{agent['host']}, pid {agent['pid']}", "-" if agent["rank"] < 0 else str(agent["rank"])
+        agents.append((who, agent["state"], rank, agent["directory"]))
     state = "running"
     if seen["stopped"] is not None:
         state = ("failed: " if seen["failed"] else "stopped: ") + str(seen["stopped"]).partition("\n")[0]
     job = f"job {state}; refused peers: {seen['refused']}; rejected messages: {seen['rejected']}"
-    return "\n".join([*aligned(workers), "", *aligned(servers), "", job])
+    if (submitted := seen.get("submitted")) is not None:
+        what = shlex.join([submitted["script"], *submitted["args"]])
+        job = f"{'' if submitted['begun'] else 'not begun: '}{what}, submitted by {submitted['by']}\n{job}"
+    more = [*aligned(agents), ""] if len(agents) > 1 else []
+    return "\n".join([*aligned(workers), "", *aligned(servers), "", *more, job])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

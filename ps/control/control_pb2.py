@@ -13,7 +13,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ps/control/control.proto\x12\rps.control.v1\"d\n\x0cToController\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.ps.control.v1.HelloH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07metrics\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x66rame\"\xad\x01\n\x0e\x46romController\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ps.control.v1.WelcomeH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12)\n\x07goodbye\x18\x04 \x01(\x0b\x32\x16.ps.control.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xfe\x01\n\x05Hello\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.ps.control.v1.Role\x12\x0b\n\x03job\x18\x02 \x01(\x0c\x12\x18\n\x10wire_version_min\x18\x03 \x01(\r\x12\x18\n\x10wire_version_max\x18\x04 \x01(\r\x12\x0c\n\x04rank\x18\x05 \x01(\x11\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\r\x12\x0e\n\x06\x63odecs\x18\n \x03(\t\x12\x0f\n\x07release\x18\x0b \x01(\t\x12\x12\n\x05shard\x18\x0c \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_shard\"\x9b\x01\n\x07Welcome\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\x34\n\x07servers\x18\x04 \x03(\x0b\x32#.ps.control.v1.Welcome.ServersEntry\x1a.\n\x0cServersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Refusal\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0b\n\x03got\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\")\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"-\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0b\n\tStopReply*O\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02\x12\x0f\n\x0bROLE_READER\x10\x03\x32\xd3\x01\n\x07\x43ontrol\x12\x46\n\x04Join\x12\x1b.ps.control.v1.ToController\x1a\x1d.ps.control.v1.FromController(\x01\x30\x01\x12\x42\n\x06Status\x12\x1c.ps.control.v1.StatusRequest\x1a\x1a.ps.control.v1.StatusReply\x12<\n\x04Stop\x12\x1a.ps.control.v1.StopRequest\x1a\x18.ps.control.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ps/control/control.proto\x12\rps.control.v1\"w\n\x0cToController\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.ps.control.v1.HelloH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07metrics\x18\x03 \x01(\tH\x00\x12\x11\n\x07leaving\x18\x04 \x01(\tH\x00\x42\x07\n\x05\x66rame\"\xad\x01\n\x0e\x46romController\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ps.control.v1.WelcomeH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12)\n\x07goodbye\x18\x04 \x01(\x0b\x32\x16.ps.control.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\xfe\x01\n\x05Hello\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.ps.control.v1.Role\x12\x0b\n\x03job\x18\x02 \x01(\x0c\x12\x18\n\x10wire_version_min\x18\x03 \x01(\r\x12\x18\n\x10wire_version_max\x18\x04 \x01(\r\x12\x0c\n\x04rank\x18\x05 \x01(\x11\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\t\x12\x13\n\x0bnumerics_id\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\r\x12\x0e\n\x06\x63odecs\x18\n \x03(\t\x12\x0f\n\x07release\x18\x0b \x01(\t\x12\x12\n\x05shard\x18\x0c \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_shard\"\x9b\x01\n\x07Welcome\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\x34\n\x07servers\x18\x04 \x03(\x0b\x32#.ps.control.v1.Welcome.ServersEntry\x1a.\n\x0cServersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Refusal\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0b\n\x03got\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\")\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"-\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"\x0b\n\tStopReply\"i\n\tFromAgent\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.ps.control.v1.AgentHelloH\x00\x12\'\n\x06\x65xited\x18\x02 \x01(\x0b\x32\x15.ps.control.v1.ExitedH\x00\x42\x07\n\x05\x66rame\"\xbc\x01\n\x07ToAgent\x12+\n\x08\x61\x64mitted\x18\x01 \x01(\x0b\x32\x17.ps.control.v1.AdmittedH\x00\x12%\n\x05start\x18\x02 \x01(\x0b\x32\x14.ps.control.v1.StartH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12)\n\x07goodbye\x18\x04 \x01(\x0b\x32\x16.ps.control.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"\x8c\x01\n\nAgentHello\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x18\n\x10wire_version_min\x18\x02 \x01(\r\x12\x18\n\x10wire_version_max\x18\x03 \x01(\r\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x11\n\tdirectory\x18\x06 \x01(\t\x12\x0f\n\x07release\x18\x07 \x01(\t\"\x17\n\x08\x41\x64mitted\x12\x0b\n\x03job\x18\x01 \x01(\x0c\"i\n\x05Start\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0c\n\x04size\x18\x04 \x01(\r\x12\x12\n\nlocal_rank\x18\x05 \x01(\r\x12\x12\n\nlocal_size\x18\x06 \x01(\r\"S\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x11\x12\x0c\n\x04tail\x18\x02 \x03(\t\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\r\n\x05\x61sked\x18\x04 \x01(\x08\x12\r\n\x05\x63pu_s\x18\x05 \x01(\x01\"H\n\rSubmitRequest\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\"\xba\x01\n\x0bSubmitReply\x12+\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x17.ps.control.v1.AcceptedH\x00\x12)\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.ps.control.v1.RefusalH\x00\x12\x12\n\x08progress\x18\x03 \x01(\tH\x00\x12\x0e\n\x04note\x18\x04 \x01(\tH\x00\x12&\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x15.ps.control.v1.JobEndH\x00\x42\x07\n\x05\x66rame\"*\n\x08\x41\x63\x63\x65pted\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x11\n\twaits_for\x18\x02 \x01(\t\"P\n\x06JobEnd\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\x11\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x12\n\nlast_words\x18\x04 \x03(\t*O\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02\x12\x0f\n\x0bROLE_READER\x10\x03\x32\xd8\x02\n\x07\x43ontrol\x12\x46\n\x04Join\x12\x1b.ps.control.v1.ToController\x1a\x1d.ps.control.v1.FromController(\x01\x30\x01\x12\x42\n\x06Status\x12\x1c.ps.control.v1.StatusRequest\x1a\x1a.ps.control.v1.StatusReply\x12<\n\x04Stop\x12\x1a.ps.control.v1.StopRequest\x1a\x18.ps.control.v1.StopReply\x12=\n\x05\x41gent\x12\x18.ps.control.v1.FromAgent\x1a\x16.ps.control.v1.ToAgent(\x01\x30\x01\x12\x44\n\x06Submit\x12\x1c.ps.control.v1.SubmitRequest\x1a\x1a.ps.control.v1.SubmitReply0\x01\x62\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ps.control.control_pb2', globals())
@@ -22,30 +22,50 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _WELCOME_SERVERSENTRY._options = None
   _WELCOME_SERVERSENTRY._serialized_options = b'8\001'
-  _ROLE._serialized_start=958
-  _ROLE._serialized_end=1037
+  _ROLE._serialized_start=2024
+  _ROLE._serialized_end=2103
   _TOCONTROLLER._serialized_start=43
-  _TOCONTROLLER._serialized_end=143
-  _FROMCONTROLLER._serialized_start=146
-  _FROMCONTROLLER._serialized_end=319
-  _HELLO._serialized_start=322
-  _HELLO._serialized_end=576
-  _WELCOME._serialized_start=579
-  _WELCOME._serialized_end=734
-  _WELCOME_SERVERSENTRY._serialized_start=688
-  _WELCOME_SERVERSENTRY._serialized_end=734
-  _REFUSAL._serialized_start=736
-  _REFUSAL._serialized_end=807
-  _GOODBYE._serialized_start=809
-  _GOODBYE._serialized_end=850
-  _STATUSREQUEST._serialized_start=852
-  _STATUSREQUEST._serialized_end=867
-  _STATUSREPLY._serialized_start=869
-  _STATUSREPLY._serialized_end=896
-  _STOPREQUEST._serialized_start=898
-  _STOPREQUEST._serialized_end=943
-  _STOPREPLY._serialized_start=945
-  _STOPREPLY._serialized_end=956
-  _CONTROL._serialized_start=1040
-  _CONTROL._serialized_end=1251
+  _TOCONTROLLER._serialized_end=162
+  _FROMCONTROLLER._serialized_start=165
+  _FROMCONTROLLER._serialized_end=338
+  _HELLO._serialized_start=341
+  _HELLO._serialized_end=595
+  _WELCOME._serialized_start=598
+  _WELCOME._serialized_end=753
+  _WELCOME_SERVERSENTRY._serialized_start=707
+  _WELCOME_SERVERSENTRY._serialized_end=753
+  _REFUSAL._serialized_start=755
+  _REFUSAL._serialized_end=826
+  _GOODBYE._serialized_start=828
+  _GOODBYE._serialized_end=869
+  _STATUSREQUEST._serialized_start=871
+  _STATUSREQUEST._serialized_end=886
+  _STATUSREPLY._serialized_start=888
+  _STATUSREPLY._serialized_end=915
+  _STOPREQUEST._serialized_start=917
+  _STOPREQUEST._serialized_end=962
+  _STOPREPLY._serialized_start=964
+  _STOPREPLY._serialized_end=975
+  _FROMAGENT._serialized_start=977
+  _FROMAGENT._serialized_end=1082
+  _TOAGENT._serialized_start=1085
+  _TOAGENT._serialized_end=1273
+  _AGENTHELLO._serialized_start=1276
+  _AGENTHELLO._serialized_end=1416
+  _ADMITTED._serialized_start=1418
+  _ADMITTED._serialized_end=1441
+  _START._serialized_start=1443
+  _START._serialized_end=1548
+  _EXITED._serialized_start=1550
+  _EXITED._serialized_end=1633
+  _SUBMITREQUEST._serialized_start=1635
+  _SUBMITREQUEST._serialized_end=1707
+  _SUBMITREPLY._serialized_start=1710
+  _SUBMITREPLY._serialized_end=1896
+  _ACCEPTED._serialized_start=1898
+  _ACCEPTED._serialized_end=1940
+  _JOBEND._serialized_start=1942
+  _JOBEND._serialized_end=2022
+  _CONTROL._serialized_start=2106
+  _CONTROL._serialized_end=2450
 # @@protoc_insertion_point(module_scope)

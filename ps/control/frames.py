@@ -15,6 +15,7 @@ from ps.errors import FrameError
 from ps.wire import JOB_BYTES
 
 METRICS_BYTES_MAX = 1 << 20
+LEAVING_MAX = 1024  # characters
 
 _ROLES: dict[Role, pb.Role] = {"worker": pb.ROLE_WORKER, "server": pb.ROLE_SERVER, "reader": pb.ROLE_READER}
 _ROLE_OF: dict[int, Role] = {int(number): role for role, number in _ROLES.items()}
@@ -34,7 +35,14 @@ class MetricsJson:
     text: str
 
 
-ToController: TypeAlias = Hello | Body | MetricsJson
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Why a peer is about to end its stream."""
+
+    why: str
+
+
+ToController: TypeAlias = Hello | Body | MetricsJson | Leaving
 FromController: TypeAlias = Welcome | Body | Refusal | Goodbye
 
 
@@ -47,6 +55,8 @@ def to_controller(frame: ToController) -> bytes:
             packed = pb.ToController(message=encoded)
         case MetricsJson(text):
             packed = pb.ToController(metrics=text)
+        case Leaving(why):
+            packed = pb.ToController(leaving=why)
     return packed.SerializeToString()  # type: ignore[no-any-return]
 
 
@@ -63,6 +73,8 @@ def read_to_controller(raw: bytes) -> ToController:
             return Body(frame.message)
         case "metrics":
             return MetricsJson(frame.metrics)
+        case "leaving":
+            return Leaving(frame.leaving[:LEAVING_MAX])
         case _:
             raise FrameError("expected a frame of a peer, got an empty one")
 

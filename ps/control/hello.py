@@ -14,7 +14,6 @@ from ps.config import RunConfig
 from ps.wire import JOB_BYTES, WIRE_VERSION
 
 Role = Literal["worker", "server", "reader"]
-DATA_SCHEME = "tcp://"
 HELLO_S = 60.0  # a peer has so long to say who it is, and then for all servers to be there
 TEXT_BYTES_MAX = 1024  # of each text in a Hello: they go into errors and the status
 
@@ -31,7 +30,7 @@ class Hello:
     role: Role
     job: bytes = b""  # empty: not known yet
     rank: int = -1  # workers; -1: any
-    data_address: str = ""  # servers: "tcp://host:port"
+    data_address: str = ""  # servers: "tcp://host:port", or "ipc://name" for this machine
     wire_version_min: int = WIRE_VERSION
     wire_version_max: int = WIRE_VERSION
     numerics_id: str = field(default_factory=numerics_id)
@@ -111,8 +110,10 @@ def _check_role(hello: Hello) -> Refusal | None:
         expected = "the shard that the server wants, or -1" if hello.role == "server" else f"-1 from a {hello.role}"
         return Refusal("shard", expected, str(hello.shard), "leave it out to get any free one")
     if hello.role == "server":
-        _, _, port = hello.data_address.removeprefix(DATA_SCHEME).rpartition(":")
-        if not (hello.data_address.startswith(DATA_SCHEME) and port.isdecimal() and 0 < int(port[:6]) < 1 << 16):
+        scheme, _, place = hello.data_address.partition("//")
+        _, _, port = place.rpartition(":")
+        is_port = scheme == "tcp:" and port.isdecimal() and 0 < int(port[:6]) < 1 << 16
+        if not (is_port or (scheme == "ipc:" and place)):  # ipc: for peers of the server's own machine
             remedy = "name where the server's data plane listens"
             return Refusal("data_address", "tcp://host:port", repr(hello.data_address), remedy)
     elif hello.data_address:

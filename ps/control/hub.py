@@ -11,9 +11,17 @@ from typing import Any
 
 from ps import __version__, wire
 from ps.config import RunConfig
-from ps.control.frames import METRICS_BYTES_MAX, Body, FromController, MetricsJson, from_controller, read_to_controller
+from ps.control.frames import (
+    METRICS_BYTES_MAX,
+    Body,
+    FromController,
+    Leaving,
+    MetricsJson,
+    from_controller,
+    read_to_controller,
+)
 from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
-from ps.control.lines import Line
+from ps.control.lines import Line, misplaced
 from ps.control.logs import Logged, Logs
 from ps.controller.build import build_controller
 from ps.controller.core import Controller, Send
@@ -84,6 +92,10 @@ class Hub:
                 self._hear(line, encoded)
             case MetricsJson(text) if line.state == "joined":
                 self._note(line, text)
+            case Leaving(why) if line.state == "joined":
+                line.why = why
+                if line.shard >= 0:  # told of it, everybody leaves while it still answers
+                    self.server_lost(line.shard, why)
             case _ if line.state == "new":
                 got = type(frame).__name__
                 self._refuse(line, Refusal("hello", "a Hello as the first frame", got, "say first who you are"))
@@ -224,7 +236,7 @@ class Hub:
             self._welcome_waiting()
 
     def _welcome_waiting(self) -> None:
-        if not self._missing():
+        if not self.missing():
             waiting = [line for line in self._lines if line.state == "waiting"]
             for line in waiting:
                 self._welcome(line)
@@ -243,7 +255,7 @@ class Hub:
     def _late(self, line: Line) -> None:
         """Its deadline has come before its Hello, or before all servers."""
         if line.state == "waiting":
-            missing = self._missing()
+            missing = self.missing()
             wanted, there = self.config.servers, self.config.servers - len(missing)
             got = f"{there} after {self.hello_s:g} s, {len(missing)} missing"
             remedy = "start the missing servers, then this again"
@@ -252,7 +264,8 @@ class Hub:
             expected, got = f"a Hello within {self.hello_s:g} s", "nothing"
             self._refuse(line, Refusal("hello", expected, got, "say first who you are"))
 
-    def _missing(self) -> list[int]:
+    def missing(self) -> list[int]:
+        """Shards whose servers are not there."""
         return [shard for shard in range(self.config.servers) if server_peer(shard) not in self._routes]
 
     def _refuse(self, line: Line, refusal: Refusal) -> None:
@@ -373,19 +386,3 @@ class Hub:
 
     def _later(self, seconds: float, what: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(min(seconds, TIMER_S_MAX), what, *args)
-
-
-def misplaced(line: Line, body: Any) -> str | None:
-    """Why this message is not this peer's to say; None: it is."""
-    shard = getattr(body, "shard", None)
-    if shard is not None and shard != line.shard:
-        return f"{type(body).__name__}.shard: expected {line.shard}, the sender's own, got {shard}"
-    if isinstance(body, Enroll):
-        if body.reader != (line.role == "reader") or line.role == "server":
-            return f"Enroll.reader: expected {line.role == 'reader'} from a {line.role}, got {body.reader}"
-        if line.rank >= 0:
-            return f"Enroll: expected one for each connection, got another from worker {line.rank}; connect again"
-    elif hasattr(body, "incarnation") and hasattr(body, "worker") and not line.is_of_worker(body.worker):
-        sender = f"worker {line.rank}" if line.role == "worker" else f"a {line.role}"
-        return f"{type(body).__name__}.worker: expected the sender, {sender}, got {body.worker}; enroll first"
-    return None

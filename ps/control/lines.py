@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Literal
+from typing import Any, Literal
 
 from ps.control.hello import Hello
+from ps.messages import Enroll
 from ps.types import PeerId, server_peer, worker_peer
 from ps.wire import HEADER_BYTES_MAX
 
@@ -85,3 +86,19 @@ class Line:
         if self.late is not None:
             self.late.cancel()
         self.late = late
+
+
+def misplaced(line: Line, body: Any) -> str | None:
+    """Why this message is not this peer's to say; None: it is."""
+    shard = getattr(body, "shard", None)
+    if shard is not None and shard != line.shard:
+        return f"{type(body).__name__}.shard: expected {line.shard}, the sender's own, got {shard}"
+    if isinstance(body, Enroll):
+        if body.reader != (line.role == "reader") or line.role == "server":
+            return f"Enroll.reader: expected {line.role == 'reader'} from a {line.role}, got {body.reader}"
+        if line.rank >= 0:
+            return f"Enroll: expected one for each connection, got another from worker {line.rank}; connect again"
+    elif hasattr(body, "incarnation") and hasattr(body, "worker") and not line.is_of_worker(body.worker):
+        sender = f"worker {line.rank}" if line.role == "worker" else f"a {line.role}"
+        return f"{type(body).__name__}.worker: expected the sender, {sender}, got {body.worker}; enroll first"
+    return None

@@ -15,6 +15,7 @@ from ps.control import loop as loops
 from ps.control.frames import (
     Body,
     FromController,
+    Leaving,
     MetricsJson,
     ToController,
     read_from_controller,
@@ -88,6 +89,10 @@ class ControlLink:
     def metrics(self, json: str) -> None:
         """Hands over what this peer measured: the JSON of a snapshot in builtin types. Raises: as `send`."""
         self._post(MetricsJson(json))
+
+    def leaving(self, why: str) -> None:
+        """Says why this peer is about to close: its loss is put down to that. Raises: as `send`."""
+        self._post(Leaving(why))
 
     def close(self) -> None:
         """Ends the connection once the controller has taken what was sent, after at most 2 s. Twice is once.

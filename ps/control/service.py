@@ -16,6 +16,7 @@ from ps.control import control_pb2 as pb
 from ps.control import loop as loops
 from ps.control.hello import HELLO_S
 from ps.control.hub import FLUSH_S, Hub
+from ps.control.jobs import Jobs, WorkerEnd
 from ps.control.lines import Line
 from ps.control.logs import Logged
 from ps.control.rpc import OPTIONS, SERVICE, aio, grpc
@@ -33,7 +34,8 @@ class ControlServer:
 
     host: where it listens; port 0: any free one. job: the run's 16-byte id, else a new one. hello_s: a peer has so
     long to say who it is, and then for all servers to be there. hold: at an end that is no failure servers and readers
-    stay until `release`, so that the values can be saved; workers leave as always.
+    stay until `release`, so that the values can be saved; workers leave as always. takes_jobs: agents may join, and a
+    job be submitted to them; the owner calls `look_at_job` again and again, and `end_job` at the end.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ControlServer:
         job: bytes | None = None,
         hello_s: float = HELLO_S,
         hold: bool = False,
+        takes_jobs: bool = False,
     ) -> None:
         self.job = secrets.token_bytes(JOB_BYTES) if job is None else job
         if len(self.job) != JOB_BYTES:
@@ -53,6 +56,7 @@ class ControlServer:
         self._address = ""
         self._over = threading.Event()
         self._hub = Hub(config, self.job, hello_s, self._over.set, hold)
+        self._jobs = Jobs(self._hub, takes_jobs)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: aio.Server | None = None
         self._lock = threading.Lock()  # start and close
@@ -89,9 +93,10 @@ class ControlServer:
         running, lost, done). stopped: why, or None. failed. skipped_examples: data epoch -> examples. metrics: peer ->
         what it sent last. refused: peers that could not join. rejected: frames that did not hold.
         dropped_logs: `client.log` calls that nobody took in time. release, wire_version and unix_time (s)
-        of the controller.
+        of the controller. agents: host, pid, directory, rank (-1: none), state (waiting, running, ended). submitted:
+        script, args, by, begun of the job that was submitted, or None.
         """
-        return self._in_loop(self._hub.status)
+        return self._in_loop(self._report)
 
     def stop(self, reason: str, failed: bool = False) -> None:
         """Ends the job: workers finish their clock, then everybody is told goodbye. The second does nothing."""
@@ -112,6 +117,23 @@ class ControlServer:
     def server_lost(self, shard: int, why: str) -> None:
         """This server's process is known to be gone: the job ends as failed."""
         self._in_loop(lambda: self._hub.server_lost(shard, why))
+
+    def look_at_job(self) -> list[WorkerEnd]:
+        """What has become of the submitted job's workers since the last call; begins it once everybody is there."""
+        return self._in_loop(self._jobs.look)
+
+    def reopen(self, rank: int) -> None:
+        """This worker of the submitted job is lost, and waited for: the next free agent takes its place."""
+        self._in_loop(lambda: self._jobs.reopen(rank))
+
+    def tell_followers(self, text: str, progress: bool = False) -> None:
+        """A line for those who have submitted the job."""
+        self._in_loop(lambda: self._jobs.tell(text, progress))
+
+    def end_job(self, reason: str, failed: bool, exit_code: int, seconds: float, last_words: list[str]) -> None:
+        """How the submitted job has ended, for those who follow it and for agents."""
+        end = pb.JobEnd(reason=reason, exit_code=exit_code, seconds=seconds, last_words=last_words)
+        self._in_loop(lambda: self._jobs.end(end, failed))
 
     def wait(self, timeout: float) -> bool:
         """Whether, within `timeout` seconds, the job is over and every peer's stream has ended with its goodbye."""
@@ -149,6 +171,8 @@ class ControlServer:
             "Join": grpc.stream_stream_rpc_method_handler(self._join),
             "Status": grpc.unary_unary_rpc_method_handler(self._status),
             "Stop": grpc.unary_unary_rpc_method_handler(self._stop),
+            "Agent": grpc.stream_stream_rpc_method_handler(self._agent),
+            "Submit": grpc.unary_stream_rpc_method_handler(self._submit),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
@@ -167,6 +191,9 @@ class ControlServer:
         if self._hub.outcome is None:
             self._hub.stop("the controller was closed", failed=True)
             self._hub.finish()
+        if self._hub.outcome is not None:
+            reason, failed = self._hub.outcome
+            self._jobs.end(pb.JobEnd(reason=reason, exit_code=int(failed)), failed)
         server, self._server = self._server, None
         assert server is not None
         await server.stop(FLUSH_S)
@@ -195,8 +222,17 @@ class ControlServer:
         while (frame := await line.outbox.take()) is not None:
             await context.write(frame)
 
+    async def _agent(self, frames: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> None:
+        await self._jobs.serve_agent(frames, context.write)
+
+    async def _submit(self, request: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+        await self._jobs.serve_submit(request, context.write)
+
+    def _report(self) -> dict[str, Any]:
+        return {**self._hub.status(), **self._jobs.status()}
+
     async def _status(self, request: bytes, context: object) -> bytes:
-        reply = pb.StatusReply(json=json.dumps(self._hub.status()))
+        reply = pb.StatusReply(json=json.dumps(self._report()))
         return reply.SerializeToString()  # type: ignore[no-any-return]
 
     async def _stop(self, request: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:

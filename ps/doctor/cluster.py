@@ -15,7 +15,7 @@ from ps.errors import ConfigError, Error
 
 SKEW_S_MAX = 1.0
 DIALS = 32  # at a time
-SCHEME = "tcp://"
+SCHEME, SCHEME_HERE = "tcp://", "ipc://"
 
 CONTROLLER_REMEDIES: dict[Trouble, str] = {
     "unknown": "check the spelling of the host, or give its IP address",
@@ -102,6 +102,10 @@ def _server(one: Mapping[str, Any], controller_is_here: bool) -> Finding:
     what = f"server {one['shard']}"
     if one["state"] == "lost":
         return problem(what, f"lost, was at {one['address']}", "its values are gone: look at its log, then run again")
+    if one["address"].startswith(SCHEME_HERE):
+        found = f"is at {one['address']}, for processes of its own machine only"
+        remedy = "--servers colocated of psctl run is for one machine: look from there"
+        return ok(what, found) if controller_is_here else problem(what, found, remedy)
     host, port = split_address(what, one["address"].removeprefix(SCHEME))
     if is_loopback(host) and not controller_is_here:
         found = f"is at {one['address']}, which on every other machine means that machine itself"

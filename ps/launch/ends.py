@@ -60,6 +60,8 @@ def judge(exit: Exit, state: str, outcome: Outcome | None, settled: bool) -> tup
         return End.FINE, "the job has ended"
     if state == "done":
         return (End.FINE if exit.code == 0 else End.BROKEN), f"{exit.words} after its last clock"
+    if outcome is not None and state == "lost":  # the others were through before this exit was seen
+        return End.LOST, f"{exit.words} without leaving the cluster"
     if outcome is not None:
         return End.BROKEN, f"{exit.words} while the job was ending"
     if exit.code >= 0 and state == "running" and not settled:

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from ps.colocated import COLOCATED
 from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.plugins import describe
@@ -21,18 +22,35 @@ class ControllerFile(RunConfig, frozen=True, extra="forbid"):
     stop_after: str | None = None
     stop_when: str | None = None
     patience: str | None = None
+    save: str | None = None
+    log_dir: str | None = None
 
 
 class RunFile(ControllerFile, frozen=True, extra="forbid"):
     """What a file for `psctl run` may say. Paths are taken as in flags: from the current folder."""
 
-    save: str | None = None
     evaluator: str | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 0
+
+
+class ServerFile(BaseModel, frozen=True, extra="forbid"):
+    """What a file for `psctl server` may say."""
+
+    controller: str | None = None
+    listen: str | None = None
+    advertise: str | None = None
+    insecure: bool | None = None
+
+
+class WorkerFile(BaseModel, frozen=True, extra="forbid"):
+    """What a file for `psctl worker` may say."""
+
+    controller: str | None = None
+    directory: str | None = None
     log_dir: str | None = None
 
 
-def read_file(path: str, kind: type[RunConfig]) -> tuple[dict[str, Any], dict[str, str]]:
+def read_file(path: str, kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, str]]:
     """What the file says, types and ranges checked, and where it says that: name -> "FILE:LINE".
 
     Whether plug-ins and files that it names exist is for those to find out who use them.
@@ -51,7 +69,7 @@ def read_file(path: str, kind: type[RunConfig]) -> tuple[dict[str, Any], dict[st
     return options, places
 
 
-def mistake(name: str, value: Any, kind: type[RunConfig]) -> str | None:
+def mistake(name: str, value: Any, kind: type[BaseModel]) -> str | None:
     """`field: expected ..., got ...`, or None when it holds. No field looks at another, so each is checked alone."""
     if name not in kind.model_fields:
         near = get_close_matches(name.replace("-", "_"), kind.model_fields, 1)
@@ -60,6 +78,8 @@ def mistake(name: str, value: Any, kind: type[RunConfig]) -> str | None:
         return f"{name}: expected {known} of {', '.join(sorted(kind.model_fields))}, got an unknown {what}"
     if _has_table(value):
         return f"{name}: expected one value, {name} = ..., got a table; tables have no meaning here"
+    if name == "servers" and value == COLOCATED:
+        return None
     try:
         kind.model_validate({name: value}, strict=True)  # a file has types: "2" is no number
     except ValidationError as error:

@@ -13,6 +13,17 @@ from ps.launch.output import LogFile
 from ps.launch.rules import Report
 
 
+def make_log_dir(parent: str, name: str, warn: Callable[[str], None]) -> Path | None:
+    """A folder of this run's own, `parent/TIME-name`; None, said once, where it cannot be made."""
+    path = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        warn(f"no logs and no run.jsonl: {path} cannot be made: {error.strerror or error}; --log-dir names another")
+        return None
+    return path
+
+
 class Journal:
     """Written as it happens; a disk that fails ends the journal with one warning, never the run."""
 
@@ -27,6 +38,9 @@ class Journal:
         versions = {"ps": ps.__version__, "python": platform.python_version(), "numpy": np.__version__}
         began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._write({"event": "start", "at": began, "script": script, "args": list(args), "config": config, **versions})
+
+    def submitted(self, script: str, args: Iterable[str], by: str) -> None:
+        self._write({"event": "submitted", "script": script, "args": list(args), "by": by})
 
     def logged(self, reports: Iterable[Report]) -> None:
         for seconds, rank, clock, name, value in reports:

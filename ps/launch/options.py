@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ps.colocated import counted, is_colocated
 from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.launch.rules import Rule, patience, stop_after, stop_when
@@ -41,6 +42,11 @@ class RunOptions:
     quiet: bool = False
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
     places: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_colocated(self) -> bool:
+        """One server beside each worker, reached without the network."""
+        return is_colocated(self.config)
 
     def check(self) -> tuple[RunConfig, list[Rule]]:
         """The run's config and its stop rules. Raises: ConfigError naming the flag, or the line of the file."""
@@ -87,7 +93,7 @@ def naming_lines(places: Mapping[str, str]) -> Iterator[None]:
 def checked_config(options: dict[str, Any]) -> RunConfig:
     """As RunConfig.check, with the flag's name in the error."""
     try:
-        return RunConfig.check(options)
+        return RunConfig.check(counted(options))
     except ConfigError:
         for name, value in options.items():  # no option looks at another, so one of them is wrong by itself
             _check_alone(name, value)
@@ -96,7 +102,7 @@ def checked_config(options: dict[str, Any]) -> RunConfig:
 
 def _check_alone(name: str, value: Any) -> None:
     try:
-        RunConfig.check({name: value})
+        RunConfig.check(counted({name: value}))
     except ConfigError as error:
         words = str(error).removeprefix(f"{name}: ")
         raise ConfigError(f"--{name.replace('_', '-')}: {words}") from None
@@ -130,11 +136,12 @@ def cluster_environment(environ: Mapping[str, str], controller: str, job: bytes,
     return {**env, "PYTHONUNBUFFERED": "1", "PS_CONTROLLER": controller, "PS_JOB": job.hex()}
 
 
-def worker_environment(env: Mapping[str, str], rank: int, size: int) -> dict[str, str]:
-    """All workers run on this machine, so local and global numbers are equal. Never RANK or WORLD_SIZE: PyTorch reads
-    those.
-    """
-    own = {"PS_RANK": rank, "PS_LOCAL_RANK": rank, "PS_SIZE": size, "PS_LOCAL_SIZE": size}
+def worker_environment(
+    env: Mapping[str, str], rank: int, size: int, local: tuple[int, int] | None = None
+) -> dict[str, str]:
+    """local: rank and size on this machine; None: all run here. Never RANK or WORLD_SIZE: PyTorch reads those."""
+    local_rank, local_size = (rank, size) if local is None else local
+    own = {"PS_RANK": rank, "PS_LOCAL_RANK": local_rank, "PS_SIZE": size, "PS_LOCAL_SIZE": local_size}
     return {**env, **{name: str(value) for name, value in own.items()}}
 
 

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from ps.colocated import endpoint
 from ps.config import RunConfig
 from ps.errors import ConfigError, Error
-from ps.launch.ends import End, Failure, blamed, ended, failed, judge
-from ps.launch.journal import Journal
+from ps.launch.ends import Failure, ended, failed
+from ps.launch.journal import Journal, make_log_dir
 from ps.launch.options import (
     RunOptions,
     cluster_environment,
@@ -22,11 +22,12 @@ from ps.launch.options import (
     worker_environment,
 )
 from ps.launch.rules import Rule
+from ps.launch.save import save_command
 from ps.launch.supervisor import Exit, Supervisor
 from ps.launch.view import View, open_view
 from ps.launch.watch import TICK_S, Watch, Watched
+from ps.launch.workers import SETTLE_S, Workers
 
-SETTLE_S = 2.0  # from a worker's exit until its last message must have arrived
 SERVER = (sys.executable, "-P", "-m", "ps.launch.server")  # -P: nothing of the user's folder shadows a module
 
 
@@ -54,22 +55,32 @@ class Run:
     journal: Journal
     watch: Watch
     server: Sequence[str]
-    failure: Failure | None = None
-    loss: Failure | None = None  # of a worker that the others went on without
     env: dict[str, str] = field(default_factory=dict)
-    exits: dict[int, Exit] = field(default_factory=dict)  # rank -> its last
-    unclear: dict[int, float] = field(default_factory=dict)  # rank of an ended worker -> when to judge at the latest
     restarts: dict[int, int] = field(default_factory=dict)
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
-    blamed_at: float = 0.0  # the job has failed: so long the one to blame may take to end
     told_late: bool = False
-    silent: dict[int, float] = field(default_factory=dict)  # rank that is lost while its process goes on -> since when
-    given_up: set[int] = field(default_factory=set)  # those that were told
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(
+            self.config, self.control, self.watch, self.view, self.runs, self.restart, self.options.grace_s
+        )
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first thing that went wrong, with whomever."""
+        return self.workers.failure
+
+    @failure.setter
+    def failure(self, failure: Failure) -> None:
+        self.workers.failure = failure
 
     @property
     def workers_left(self) -> bool:
-        return bool(self.unclear) or any(name.startswith("worker") for name in self.supervisor.running)
+        return bool(self.workers.unclear) or any(name.startswith("worker") for name in self.supervisor.running)
+
+    def runs(self, rank: int) -> bool:
+        return f"worker {rank}" in self.supervisor.running
 
     def execute(self) -> int:
         """From the start of the processes to the end of the last; the exit code."""
@@ -88,7 +99,9 @@ class Run:
         self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers)
         for shard in range(self.config.servers):
             env = server_environment(self.env, shard, self.options.script)
-            self.supervisor.start(f"server {shard}", self.server, env)
+            # Else a free port of its own choice; beside the workers that are all here, no port at all.
+            place = ["--listen", endpoint(self.control.job, shard)] if self.options.is_colocated else []
+            self.supervisor.start(f"server {shard}", [*self.server, *place], env)
         for rank in range(self.config.workers):
             self.start_worker(rank)
         if self.options.evaluator is not None:
@@ -98,6 +111,15 @@ class Run:
     def start_worker(self, rank: int) -> None:
         argv = [sys.executable, self.options.script, *self.options.args]
         self.supervisor.start(f"worker {rank}", argv, worker_environment(self.env, rank, self.config.workers))
+
+    def restart(self, rank: int, why: str) -> bool:
+        """Starts a lost worker again, if it may be."""
+        if self.restarts.get(rank, 0) >= self.options.max_restarts:
+            return False
+        self.restarts[rank] = self.restarts.get(rank, 0) + 1
+        self.view.note(f"worker {rank}: {why}; restart {self.restarts[rank]} of {self.options.max_restarts}")
+        self.start_worker(rank)
+        return True
 
     def pump(self, done: Callable[[], bool], seconds: float = float("inf")) -> bool:
         """Lets things happen until `done()`; False when the run is to end first, or the time is up."""
@@ -122,8 +144,7 @@ class Run:
         """A child has ended."""
         kind, _, number = exit.name.partition(" ")
         if kind == "worker":
-            self.exits[int(number)] = exit
-            self.unclear[int(number)] = time.monotonic() + SETTLE_S
+            self.workers.take(int(number), exit)
             return
         self.others[exit.name] = exit
         if kind == "server" and not exit.asked and self.failure is None:
@@ -139,66 +160,9 @@ class Run:
     def look(self) -> None:
         """Follows the controller, and judges the workers that have ended."""
         outcome, now = self.watch.look(), time.monotonic()
-        self.note_losses(now)
-        for rank in list(self.unclear):
-            self.judge(rank, now)
-        if outcome is not None and outcome[1]:
-            self.on_failed(outcome[0], now)
-        elif outcome is not None:
+        self.workers.look(now)
+        if outcome is not None and not outcome[1]:
             self.on_stopped(now)
-
-    def note_losses(self, now: float) -> None:
-        """Workers that the controller has given up though their processes live: a lease ran out."""
-        for worker in self.watch.workers:
-            rank = worker["rank"]
-            if worker["state"] != "lost" or f"worker {rank}" not in self.supervisor.running:
-                self.silent.pop(rank, None)
-            elif now - self.silent.setdefault(rank, now) > SETTLE_S:
-                self.note_loss(rank)  # an end of its process would have been seen by now
-
-    def note_loss(self, rank: int) -> None:
-        """Says once that a living worker was lost."""
-        if rank not in self.given_up:
-            self.given_up.add(rank)
-            why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
-            self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
-            if self.config.on_worker_loss == "drop":
-                self.loss = self.loss or Failure(f"{why}; it was lost")
-
-    def judge(self, rank: int, now: float) -> None:
-        """Finishes, restarts or gives up a worker whose process has ended."""
-        exit = self.exits[rank]
-        state = next(worker["state"] for worker in self.watch.workers if worker["rank"] == rank)
-        end, why = judge(exit, state, self.watch.outcome, now >= self.unclear[rank])
-        if end is End.UNCLEAR or self.failure is not None:
-            return
-        del self.unclear[rank]
-        failure = Failure(f"worker {rank}: {why}", exit)
-        if end is End.BROKEN:
-            self.failure = failure
-        elif end is End.LOST:
-            self.control.worker_lost(rank, why)
-            if self.restarts.get(rank, 0) < self.options.max_restarts:
-                self.restarts[rank] = self.restarts.get(rank, 0) + 1
-                again = f"restart {self.restarts[rank]} of {self.options.max_restarts}"
-                self.view.note(f"worker {rank}: {why}; {again}")
-                self.start_worker(rank)
-            elif self.config.on_worker_loss == "wait":
-                self.failure = failure  # nobody will bring it back, so there is nothing to wait for
-            else:
-                if self.loss is None or self.loss.exit is None:
-                    self.loss = failure  # now with its last words
-                self.view.note(f"worker {rank}: {why}; the others go on without it (--on-worker-loss drop)")
-
-    def on_failed(self, reason: str, now: float) -> None:
-        """The one to blame may still be printing its traceback."""
-        rank = blamed(reason)
-        self.blamed_at = self.blamed_at or now + self.options.grace_s
-        if f"worker {rank}" not in self.supervisor.running or now >= self.blamed_at:
-            exit = None if rank is None else self.exits.get(rank)
-            lost = [worker["rank"] for worker in self.watch.workers if worker["state"] == "lost"]
-            first = self.loss.exit if self.loss is not None and rank in lost else exit
-            self.failure = self.failure or Failure(reason, first)
 
     def on_stopped(self, now: float) -> None:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""
@@ -208,7 +172,7 @@ class Run:
         running = {name for name in self.supervisor.running if states.get(name, "done") != "done"}
         lost = {name for name in running if states[name] == "lost"}  # it hangs, or nobody hears it
         for name in lost:
-            self.note_loss(int(name.partition(" ")[2]))
+            self.workers.note_loss(int(name.partition(" ")[2]))
         self.supervisor.kill(lost)
         if running and now >= self.overdue_at and not self.told_late:
             self.told_late = True
@@ -223,7 +187,7 @@ class Run:
     def end_well(self) -> None:
         """Saves the values and lets the evaluator have its last look; then the servers may end."""
         if self.options.save is not None:
-            self.supervisor.start("save", [sys.executable, "-P", "-m", "ps.launch.save", self.options.save], self.env)
+            self.supervisor.start("save", save_command(self.options.save), self.env)
             if not self.pump(lambda: "save" in self.others):
                 return
             if self.others["save"].code:
@@ -259,9 +223,7 @@ class Run:
 
     def report(self) -> int:
         """Says how it ended, a traceback last; the exit code."""
-        failure = self.failure
-        if failure is None and self.loss is not None:
-            failure = Failure(f"{self.loss.why}; the others have finished", self.loss.exit)
+        failure = self.workers.verdict()
         evaluator = self.others.get("evaluator")
         if failure is None and evaluator is not None and failed(evaluator):
             failure = Failure("the evaluator has failed", evaluator)
@@ -331,7 +293,7 @@ def _control_server(config: RunConfig) -> Control:
 def _run(
     options: RunOptions, config: RunConfig, rules: list[Rule], control: Control, view: View, server: Sequence[str]
 ) -> int:
-    log_dir = _make_log_dir(options.log_dir, control.job, view)
+    log_dir = make_log_dir(options.log_dir, control.job.hex()[:6], view.note)
     if not options.quiet:
         servers, workers = (
             f"{n} {what}{'s' * (n > 1)}" for n, what in ((config.servers, "server"), (config.workers, "worker"))
@@ -345,16 +307,3 @@ def _run(
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
         watch = Watch(control, rules, view, journal)
         return Run(options, config, control, view, supervisor, journal, watch, server).execute()
-
-
-def _make_log_dir(parent: str, job: bytes, view: View) -> Path | None:
-    """A folder of this run's own; None, said once, where it cannot be made."""
-    path = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{job.hex()[:6]}"
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        view.note(
-            f"no logs and no run.jsonl: {path} cannot be made: {error.strerror or error}; --log-dir names another"
-        )
-        return None
-    return path

@@ -24,6 +24,11 @@ def check_target(path: str) -> None:
         raise ConfigError(f"--save: expected a file in a folder that exists and is writable, got {path!r}")
 
 
+def save_command(path: str) -> list[str]:
+    """The process that does it, in the environment of the cluster."""
+    return [sys.executable, "-P", "-m", "ps.launch.save", path]
+
+
 def save_values(path: Path) -> None:
     """The current values of the cluster that PS_CONTROLLER and PS_JOB name.
 

@@ -25,6 +25,9 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Words of the launcher itself."""
 
+    def news(self, text: str) -> None:
+        """Those that --quiet does without: all is as it was asked for."""
+
     def update(self, status: Mapping[str, Any], seconds: float, share: float | None) -> None:
         """Where the run is; share: how much of --stop-after is done, None without it."""
 
@@ -46,10 +49,14 @@ class Plain:
     def note(self, text: str) -> None:
         self._write(sys.stderr, f"ps: {text}")
 
+    def news(self, text: str) -> None:
+        if not self._quiet:
+            self.note(text)
+
     def update(self, status: Mapping[str, Any], seconds: float, share: float | None) -> None:
         if not self._quiet and seconds - self._told_at >= self._every_s:
             self._told_at = seconds
-            self.note(summary(status, seconds, share))
+            self._write(sys.stderr, f"ps: {summary(status, seconds, share)}")
 
     def close(self) -> None:
         pass
@@ -83,6 +90,9 @@ class Live:
 
     def note(self, text: str) -> None:
         self._console.print(f"ps: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def news(self, text: str) -> None:
+        self.note(text)
 
     def update(self, status: Mapping[str, Any], seconds: float, share: float | None) -> None:
         self._live.update(table(status, seconds, share, rows=max(4, self._console.height - 8)), refresh=True)

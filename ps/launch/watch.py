@@ -74,7 +74,7 @@ class Watch:
             reason = rule.reason(here, found)
             self._hint_at_epochs(rule, min(here.clocks, default=0))
             if reason is not None and self.outcome is None:
-                self.view.note(reason)
+                self.view.news(reason)
                 self.control.stop(reason)
                 self.status["stopped"], self.status["failed"] = reason, False
 

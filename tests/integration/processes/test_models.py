@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ps
-from tests.integration.processes.helpers import Stage, assert_bytes_equal
+from tests.integration.processes.helpers import Stage, assert_bytes_equal, status
 from tests.integration.processes.problems import SEED, bsp_problem, total
 
 MOMENTUM, ADAM = "momentum:lr=0.1,decay=0.8", "adam:lr=0.03"
@@ -67,3 +68,21 @@ def test_a_reader_is_at_most_as_far_ahead_as_the_model_says(stage: Stage, consis
         leads.append(int((clock - min_clock).max()))
     assert leads[1] == min(lead, clocks - 1 - held) and leads[0] <= lead, leads
     assert_bytes_equal(stage.result("sum"), total({0: clocks, 1: clocks}))
+
+
+def test_a_server_beside_each_worker_ends_on_the_same_bytes(stage: Stage) -> None:
+    """--servers colocated: as many shards as workers, reached without a port; else the same run as --servers 3."""
+    stage.gate("1")
+    run = stage.psctl("bsp.py", 3, 1, 2, workers=3, servers="colocated", optimizer=MOMENTUM, seed=SEED)
+    pid = int(stage.sign("held 1", run)[0])
+    controller = dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if line)
+    servers = status(controller["PS_CONTROLLER"])["servers"]
+    stage.open_gate("1")
+    assert [server["address"] for server in servers] == [f"ipc://@ps-{controller['PS_JOB']}-{n}" for n in range(3)]
+    expected = in_one_process(3, MOMENTUM)[-1]
+    code, _, err = run.wait()
+    assert code == 0 and "ps: 3 servers, 3 workers, bsp" in err, err
+    for rank in range(3):
+        values = stage.result(f"worker-{rank}")
+        del values["digests"]
+        assert_bytes_equal(values, expected)

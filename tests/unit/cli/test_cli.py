@@ -81,7 +81,27 @@ def test_every_option_of_a_run_is_a_flag(capsys: pytest.CaptureFixture[str], ask
             ["server", "--controller", "h:1", "--listen", "0.0.0.0:0", "--insecure"],
             "psctl server: --advertise: expected the host that others dial, as --listen 0.0.0.0:0 is none; name it",
         ),
+        (["server"], "psctl server: --controller: expected host:port of a controller, got none; give it, or set PS_"),
         (["worker", "--controller", "h:1", "no_such.py"], "psctl worker: SCRIPT: expected a Python file, got"),
+        (["worker"], "psctl worker: --controller: expected host:port of a controller, got none; give it, or set PS_"),
+        (["worker", "--controller", "h"], "psctl worker: --controller: expected host:port of a controller, got 'h'"),
+        (
+            ["worker", "--controller", "h:1", "--directory", "none"],
+            "psctl worker: --directory: expected a folder with scripts, got 'none', which is none",
+        ),
+        (
+            ["worker", "--controller", "h:1", "--directory", ".", __file__],
+            "psctl worker: --directory: expected no SCRIPT beside it, as it is for an agent, got ",
+        ),
+        (["submit", "train.py"], "psctl submit: --controller: expected host:port of a controller, got none; give it,"),
+        (["submit", "--controller", "h:x", "train.py"], "psctl submit: --controller: expected host:port of a contr"),
+        (["submit", "--controller", "h:1"], "psctl submit: Missing argument 'SCRIPT'; see psctl submit --help"),
+        (["submit", "--detatch", "train.py"], "psctl submit: No such option: --detatch"),
+        (["controller", "--save", "/"], "psctl controller: --save: expected a file to write, got the folder '/'"),
+        (
+            ["controller", "--servers", "collocated"],
+            "psctl controller: --servers: expected a number >= 1, or colocated, got 'collocated'",
+        ),
         (["controller", "--host", "::"], "psctl controller: --host: expected a loopback address such as 127.0.0.1"),
         (["controller", "--workers", "0"], "psctl controller: --workers: expected greater than or equal to 1"),
         (["controller", "--stop-after", "5"], "psctl controller: --stop-after: expected 10epochs, 5000clocks or"),
@@ -106,7 +126,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert info.default is None or isinstance(info.default, (bool, float)) or f"{info.default}]" in out
     commands = psctl(capsys, "--help")[1]
     assert "run         Run SCRIPT on a cluster" in commands
-    for name in ("controller", "server", "worker", "status", "stop"):
+    for name in ("controller", "server", "worker", "submit", "status", "stop"):
         assert f"\n  {name} " in commands and psctl(capsys, name, "--help")[0] == 0
     assert psctl(capsys, "--version") == (0, f"psctl {ps.__version__}\n", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ps.cli import controller as controller_command
 from ps.cli import main as cli
 from ps.cli import run as command
 from ps.config import RunConfig
+from ps.control.hello import LinkEnd
+from ps.launch.daemon import ControllerOptions
 from ps.launch.options import RunOptions
 from ps.launch.rules import StopAfter
 
@@ -66,16 +69,15 @@ def test_flags_of_a_controller_win(
 ) -> None:
     asked: list[Any] = []
 
-    def run_controller(*given: Any, **named: Any) -> int:
-        asked.append((given, named))
+    def run_controller(*given: Any) -> int:
+        asked.append(given)
         return 0
 
     monkeypatch.setattr(controller_command, "run_controller", run_controller)
-    path.write_text('servers = 3\nworkers = 4\nstop_after = "5clocks"\n')
+    path.write_text('servers = 3\nworkers = 4\nstop_after = "5clocks"\nsave = "m.st"\nlog_dir = "x"\n')
     assert psctl(capsys, "controller", "--config", str(path), "--servers", "2", "--port", "0")[0] == 0
-    ((given, named),) = asked
-    assert given == (RunConfig(servers=2, workers=4), [StopAfter(5, "clocks")])
-    assert named == {"host": "127.0.0.1", "port": 0, "quiet": False}
+    options = ControllerOptions("127.0.0.1", 0, save="m.st", log_dir="x", quiet=False)
+    assert asked == [(RunConfig(servers=2, workers=4), [StopAfter(5, "clocks")], options)]
 
 
 @pytest.mark.parametrize(
@@ -122,3 +124,65 @@ def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         code, _, err = psctl(capsys, name, "--config", "no.toml", *script)
         words = "no.toml: expected a TOML file that can be read, got No such file or directory"
         assert (code, err) == (2, f"psctl {name}: {words}\n")
+
+
+SERVER = """
+listen = "0.0.0.0:7071"
+advertise = "host4"
+insecure = true
+controller = "host1:7070"
+"""
+
+
+def test_a_file_for_a_server(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setenv("PS_CONTROLLER", "")  # what the command sets is taken back
+    monkeypatch.delenv("PS_CONTROLLER")
+
+    def serve(listen: str, advertise: str, by: object) -> LinkEnd:
+        asked.append((os.environ["PS_CONTROLLER"], listen, advertise))
+        return LinkEnd("all workers are done", failed=False, gone=False)
+
+    monkeypatch.setattr("ps.launch.server.serve", serve)
+    path.write_text(SERVER)
+    assert psctl(capsys, "server", "--config", str(path)) == (0, "", "psctl server: all workers are done\n")
+    assert psctl(capsys, "server", "--config", str(path), "--listen", "127.0.0.1:0", "--controller", "host2:1")[0] == 0
+    assert asked == [("host1:7070", "0.0.0.0:7071", "host4"), ("host2:1", "127.0.0.1:0", "host4")]
+
+
+def test_a_file_for_an_agent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.delenv("PS_CONTROLLER", raising=False)
+
+    def run_agent(*given: str) -> int:
+        asked.append(given)
+        return 7
+
+    monkeypatch.setattr("ps.launch.agent.run_agent", run_agent)
+    path.write_text(f'controller = "host1:7070"\ndirectory = "{path.parent}"\nlog_dir = "logs"\n')
+    assert psctl(capsys, "worker", "--config", str(path), "--log-dir", "x")[0] == 7
+    assert asked == [("host1:7070", str(path.parent), "x")]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("server", 'controller = "host1"', ":1: controller: expected host:port of a controller, got 'host1'\n"),
+        ("server", "\ncontroller = 7070", ":2: controller: expected a valid string, got 7070\n"),
+        ("server", 'insecure = "yes"', ":1: insecure: expected a valid boolean, got 'yes'\n"),
+        ("server", 'controller = "h:1"\nlisten = "h"', ":2: listen: expected host:port, got 'h'\n"),
+        ("server", 'controller = "h:1"\nlisten = "h:0"', ":2: listen: expected a loopback address such as "),
+        ("server", "workers = 2", ":1: workers: expected one of advertise, controller, insecure, listen, got an unkn"),
+        ("worker", "controler = 1", ":1: controler: expected controller, or another of controller, directory, log_dir"),
+        ("worker", "directory = ", ":1:13: expected TOML, got none: Invalid value\n"),
+        ("worker", 'controller = "h:1"\ndirectory = "none"', ":2: directory: expected a folder with scripts, got "),
+        ("worker", "[worker]", ":1: worker: expected one of controller, directory, log_dir, got an unknown table\n"),
+    ],
+)
+def test_mistakes_in_files_of_servers_and_workers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: Path, name: str, source: str, words: str
+) -> None:
+    monkeypatch.delenv("PS_CONTROLLER", raising=False)
+    path.write_text(source)
+    code, out, err = psctl(capsys, name, "--config", str(path))
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"psctl {name}: {path}{words}"), err

@@ -63,7 +63,7 @@ def jobs() -> Iterator[list[Job]]:
 def frame(link: AgentLink, kind: str) -> Any:
     """The next frame, which must be of this kind."""
     found = link.take(WAIT_S)
-    assert found is not None and found.HasField(kind), (found, link.gone)  # type: ignore[arg-type]
+    assert found is not None and found.HasField(kind), (found, link.gone)
     return getattr(found, kind)
 
 
@@ -84,6 +84,9 @@ def test_a_job_begins_once_everybody_is_there_and_ends_for_everybody(jobs: list[
     assert [(agent["rank"], agent["state"]) for agent in status["agents"]] == [(0, "running"), (1, "running")]
     assert status["submitted"]["script"] == "train.py" and status["submitted"]["begun"]
     second.exited(pb.Exited(code=3, tail=["boom"], cpu_s=0.5))
+    while not (exits := job.control.look_at_job()):
+        pass
+    assert (exits[0].rank, exits[0].code, exits[0].tail, exits[0].lost) == (1, 3, ("boom",), False)
     job.control.tell_followers("12 s, clock 3", progress=True)
     assert next(replies).progress == "12 s, clock 3"
     job.control.stop("boom", failed=True)
@@ -91,8 +94,6 @@ def test_a_job_begins_once_everybody_is_there_and_ends_for_everybody(jobs: list[
     end = next(replies).ended
     assert (end.reason, end.exit_code, end.seconds, list(end.last_words)) == ("boom", 3, 1.5, ["boom"])
     assert [frame(link, "goodbye").reason for link in (first, second)] == ["boom"] * 2
-    (exited,) = [one for one in job.control.look_at_job() if not one.lost]
-    assert (exited.rank, exited.code, exited.tail) == (1, 3, ("boom",))
 
 
 def test_an_agent_that_is_gone_is_lost_and_another_may_take_its_place(jobs: list[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
-from ps.control.commands import fetch_status
-from ps.launch import daemon
-from ps.launch.daemon import Missing
+from ps.control.commands import ask_stop, fetch_status
+from ps.launch.followed import MISSING_EVERY_S, Missing
 from ps.launch.view import Plain
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -33,6 +34,8 @@ with ps.connect() as client:
     for clock in range(3):
         client.pull()
         client.push({"w": np.ones(4, np.float32)})
+        if "logs" in sys.argv:
+            client.log(half=clock / 2)
         client.tick()
     if "fails" in sys.argv:
         raise ValueError("on purpose")
@@ -158,6 +161,49 @@ def test_a_second_signal_does_not_wait_for_workers(at: Place) -> None:
     os.close(read)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_asked_to_stop_says_by_whom_and_what_is_lost(at: Place, number: signal.Signals) -> None:
+    controller = at.controller()
+    server, worker = at.server(), at.worker("endless")
+    words(worker, "(rank 0)")
+    while fetch_status(at.address)["workers"][0]["clock"] < 3:
+        pass
+    server.send_signal(number)
+    by = rf"{number.name} from pid {os.getpid()} \(.+\) on {os.uname().nodename}"
+    lost = rf"server 0 was lost \(it was asked to stop by {by}\) with the only copy of 'w'; start the run again\n"
+    code, out = end(server)
+    assert code == 128 + number and re.fullmatch(f"psctl server: {lost}", out), out
+    code, out = end(controller)
+    assert code == 1 and re.search(f"ps: the job has failed: {lost}", out), out
+    code, out = end(worker)
+    assert code == 0 or "it was asked to stop by" in out, out  # it looks at should_stop, if its call does not raise
+
+
+def test_the_values_are_saved_and_what_is_logged_is_in_a_journal(at: Place) -> None:
+    controller = at.controller("--save", "model.st", "--log-dir", "logs")
+    (at.folder / "server.toml").write_text(f'controller = "{at.address}"\nlisten = "127.0.0.1:0"\n')
+    server, worker = at.psctl("server", "--config", "server.toml"), at.worker("logs")
+    assert [end(process)[0] for process in (worker, controller, server)] == [0, 0, 0]
+    assert load_file(at.folder / "model.st")["w"].tolist() == pytest.approx([-0.3] * 4)
+    (journal,) = at.folder.glob("logs/*/run.jsonl")
+    first, *logged, last = (json.loads(line) for line in journal.read_text().splitlines())
+    assert (first["event"], last["reason"], last["exit_code"]) == ("start", "all workers are done", 0)
+    assert [(row["clock"], row["value"]) for row in logged] == [(clock, clock / 2) for clock in range(3)]
+
+
+def test_values_that_cannot_be_saved_fail_the_job(at: Place) -> None:
+    (at.folder / "models").mkdir()
+    controller, server = at.controller("--save", "models/model.st"), at.server()
+    worker = at.worker("endless")
+    words(worker, "(rank 0)")
+    (at.folder / "models").rmdir()
+    ask_stop(at.address, "enough")
+    code, out = end(controller)
+    assert code == 1 and "ps: the job has failed: the values could not be saved\n" in out, out
+    assert out.splitlines()[-1].startswith("save: models/model.st: "), out
+    assert end(worker)[0] == 0 and end(server)[0] == 0
+
+
 def test_stop_rules_hold_here_too(at: Place) -> None:
     controller = at.controller("--stop-after", "5clocks")
     _, worker = at.server(), at.worker("endless")
@@ -202,7 +248,7 @@ def test_who_is_missing_is_named(capsys: pytest.CaptureFixture[str], monkeypatch
     }
     missing, view = Missing(), Plain()
     now = missing._told_at
-    for later in (1.0, daemon.MISSING_EVERY_S, daemon.MISSING_EVERY_S + 1):
+    for later in (1.0, MISSING_EVERY_S, MISSING_EVERY_S + 1):
         missing.tell(status, now + later, view)
     assert capsys.readouterr().err == "ps: waiting for server 1, worker 0\n"
     status["servers"][1]["state"] = status["workers"][0]["state"] = "running"  # type: ignore[index]

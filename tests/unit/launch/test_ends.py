@@ -32,6 +32,7 @@ def exit_with(code: int, *tail: str, asked: bool = False) -> Exit:
         (3, "expected", None, False, End.BROKEN),
         (0, "running", STOPPED, False, End.FINE),
         (3, "running", STOPPED, False, End.BROKEN),
+        (-9, "lost", STOPPED, False, End.LOST),  # the others were through before this exit was seen
     ],
 )
 def test_judge(code: int, state: str, outcome: Outcome | None, settled: bool, end: End) -> None:

@@ -28,7 +28,7 @@ def test_a_file_and_its_lines(tmp_path: Path) -> None:
 def test_every_option_of_a_run_may_stand_in_a_file() -> None:
     own = {"save", "stop_after", "stop_when", "patience", "evaluator", "max_restarts", "log_dir"}
     assert set(RunFile.model_fields) == set(RunConfig.model_fields) | own
-    assert set(ControllerFile.model_fields) == set(RunConfig.model_fields) | {"stop_after", "stop_when", "patience"}
+    assert set(ControllerFile.model_fields) == set(RunConfig.model_fields) | own - {"evaluator", "max_restarts"}
 
 
 def test_what_looks_like_a_key_in_a_text_is_none() -> None:
@@ -72,9 +72,9 @@ def test_mistakes(tmp_path: Path, source: str | bytes, words: str) -> None:
     assert str(raised.value).startswith(path + words) and "\n" not in str(raised.value)
 
 
-def test_a_controller_saves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run.toml:1: save: expected .*, got an unknown key"):
-        read_file(written(tmp_path, 'save = "m.st"'), ControllerFile)
+def test_a_controller_restarts_nobody(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run.toml:1: max_restarts: expected .*, got an unknown key"):
+        read_file(written(tmp_path, "max_restarts = 1"), ControllerFile)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -180,6 +180,11 @@ def test_stop_when(launch: Launch) -> None:
     assert launch.err.endswith("s: --stop-when val_acc>=0.97: worker 0 logged 0.98\n")
 
 
+def test_a_stop_rule_that_holds_is_nothing_that_quiet_would_say(launch: Launch) -> None:
+    script = 'say("clock 1"); say("log val_acc", 0.98); until_stopped(); say("done")'
+    assert (launch(script, stop_when="val_acc>=0.97", quiet=True), launch.err) == (0, "")
+
+
 def test_stop_when_misses_no_value_between_two_looks(launch: Launch) -> None:
     script = """
 for value in (0.5, 0.98, 0.98, 0.1):
