@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from ps.compression.choice import Codecs
-from ps.compression.rules import chosen
+from ps.compression.rules import chosen, wrong_pull, wrong_push
 from ps.consistency import Consistency, consistency
 from ps.errors import ConfigError
+from ps.keyspace import Options
 from ps.optim import optimizer, schedule
 from ps.optim.base import Optimizer
 from ps.optim.schedules import Schedule
 from ps.plugins import describe
+
+
+class ParameterRule(BaseModel, frozen=True, extra="forbid"):
+    """What holds for the parameters whose names match a pattern, `*.bias`; a field that is None changes nothing."""
+
+    match: str  # of shells: * ? [a-z]; upper and lower case differ
+    push_compression: str | None = None
+    pull_compression: str | None = None
+    lr_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    frozen: bool | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of Options that it sets."""
+        return self.model_dump(exclude={"match"}, exclude_none=True)
 
 
 class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="strings"):
@@ -24,6 +42,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     consistency: str = "bsp"
     optimizer: str = "sgd:lr=0.1"
     schedule: str = "constant"
+    parameters: tuple[ParameterRule, ...] = ()  # where several match, the last one that sets a field
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
     clip_value: Annotated[float, Field(gt=0)] | None = None  # of each element, on the server at commit
     compression: str | None = None  # codec of both directions, as far as each is safe; None: as the optimizer implies
@@ -50,6 +69,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
         except ValidationError as error:
             raise ConfigError(describe(error)) from None
         config.model(), config.rule(), config.rates(), config.codecs()
+        for rule in config.parameters:
+            config.options_of("", Options(**rule.changes()))
         return config
 
     def model(self) -> Consistency:
@@ -67,6 +88,22 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     def codecs(self) -> Codecs:
         """The codecs of both directions. Raises: ConfigError for a combination that is known to be wrong."""
         return chosen(self.compression, self.push_compression, self.pull_compression, self.rule(), self.model())
+
+    def options_of(self, name: str, given: Options) -> Options:
+        """The options of one parameter: what the script gives, and over it what the run says of its name.
+
+        Raises: ConfigError for a codec that does not exist, or is wrong in this run.
+        """
+        for rule in self.parameters:
+            if fnmatchcase(name, rule.match):
+                given = replace(given, **rule.changes())
+        where = f"parameter {name!r}: " if name else "parameters: "
+        push, pull = given.push_compression, given.pull_compression
+        if push is not None and (why := wrong_push(push, self.rule(), self.model())):
+            raise ConfigError(f"{where}push_compression: {why}")
+        if pull is not None and (why := wrong_pull(pull, self.rule())):
+            raise ConfigError(f"{where}pull_compression: {why}")
+        return given
 
     @property
     def keep_versions(self) -> bool:

@@ -16,6 +16,7 @@ from ps.compression.choice import Codecs
 from ps.config import RunConfig
 from ps.consistency.ssp import StaleSynchronous
 from ps.errors import ConfigError
+from ps.keyspace import Options
 from ps.optim.sgd import Sgd
 
 positive = st.floats(min_value=1e-9, allow_nan=False)  # infinity too
@@ -139,3 +140,29 @@ def test_an_unknown_field_in_the_json_of_another_release_is_refused() -> None:
 def test_an_abstract_consistency_model_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="expected a class that defines commit, gate"):
         RunConfig.check({"consistency": "ps.consistency.base:Consistency"})
+
+
+def test_the_run_says_what_holds_for_parameters_by_name() -> None:
+    rules = [
+        {"match": "*", "push_compression": "int8", "lr_scale": 0.5},
+        {"match": "*.bias", "push_compression": "none", "weight_decay": 0.0},
+    ]
+    config = RunConfig.check({"parameters": rules, "compression": "onebit"})
+    given = Options(lr_scale=3.0, weight_decay=0.1)
+    assert config.options_of("l1.weight", given) == Options(0.5, 0.1, "int8")
+    assert config.options_of("l1.bias", given) == Options(0.5, 0.0, "none")
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ({"push_compression": "int8"}, "parameters.0.match: expected a value, got none"),
+        ({"match": "*", "rate": 1}, "parameters.0.rate: extra inputs are not permitted"),
+        ({"match": "*", "push_compression": "onebyte"}, "compression: expected one of bf16,"),
+        ({"match": "*", "pull_compression": "dgc"}, "parameters: pull_compression: dgc cannot encode values"),
+    ],
+)
+def test_a_wrong_rule_for_parameters_is_refused(rule: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        RunConfig.check({"parameters": [rule]})
