@@ -37,7 +37,7 @@ from ps.worker.actions import Action as WorkerAction
 from ps.worker.actions import Send as WorkerSend
 from ps.worker.core import Session
 
-SLICE_ELEMENTS = 4096  # 16 KiB of float32: the smallest parameter that is a slice of its own
+SLICE_ELEMENTS = 4096  # 16 KiB of float32
 
 
 # ---- the floor ------------------------------------------------------------------------------------------------------

@@ -109,3 +109,6 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     def keep_versions(self) -> bool:
         """Shards keep the version that a worker coming back may have to read again."""
         return self.on_worker_loss == "wait"
+
+
+SPELLED = tuple(name for name in RunConfig.model_fields if name != "parameters")  # flags and variables; it is a table

@@ -18,7 +18,7 @@ from ps.errors import ConfigError
 from ps.types import Array, Int64
 
 SLICE_ELEMENTS_MAX = 1 << 20  # a larger parameter is cut on row boundaries; wider rows are cut inside
-BUNDLE_MEMBER_BYTES_MAX = 16 * 1024  # a parameter under this joins a bundle
+BUNDLE_MEMBER_BYTES_MAX = 4 * 1024  # a parameter under this joins a bundle: those that codecs leave raw anyway
 PARAMETER_ELEMENTS_MAX = 1 << 40
 NAME_BYTES_MAX = 512
 

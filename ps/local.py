@@ -12,7 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ps.colocated import counted
-from ps.config import RunConfig
+from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
 from ps.metrics import Snapshot
 from ps.types import Array
@@ -246,7 +246,7 @@ def connect(role: str = "worker") -> Client | Reader:
 
 def options_from_environment() -> dict[str, Any]:
     """Run options given as PS_<NAME> variables, checked. Raises: ConfigError naming the variable."""
-    known = {f"PS_{name.upper()}": name for name in RunConfig.model_fields}
+    known = {f"PS_{name.upper()}": name for name in SPELLED}
     options: dict[str, Any] = {}
     for variable, value in sorted(os.environ.items()):
         if variable in known:

@@ -35,7 +35,7 @@ def with_file(given: dict[str, Any], kind: type[BaseModel]) -> tuple[dict[str, A
     """
     path = given.pop("config")
     options, places = ({}, {}) if path is None else read_file(path, kind)
-    flags = {name: text for name in kind.model_fields if (text := given.pop(name)) is not None}
+    flags = {name: text for name in kind.model_fields if (text := given.pop(name, None)) is not None}
     return {**options, **flags}, {name: place for name, place in places.items() if name not in flags}
 
 

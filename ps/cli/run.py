@@ -10,7 +10,7 @@ import typer
 
 from ps.cli.common import one_line, parameter, with_parameters
 from ps.cli.flags import file_option, text_option, with_file
-from ps.config import RunConfig
+from ps.config import SPELLED, RunConfig
 from ps.launch.files import RunFile
 from ps.launch.options import LOG_DIR, RunOptions
 from ps.launch.run import run_cluster
@@ -64,7 +64,8 @@ Examples:
 def config_options() -> list[inspect.Parameter]:
     """A flag for each field. Values are passed on as they are spelled: RunConfig checks them, in one wording."""
     made = []
-    for name, info in RunConfig.model_fields.items():
+    for name in SPELLED:
+        info = RunConfig.model_fields[name]
         default = info.default
         shown = "" if default is None or default == math.inf else f" [default: {str(default).lower()}]"
         flag = f"--{name.replace('_', '-')}"

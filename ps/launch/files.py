@@ -76,7 +76,9 @@ def mistake(name: str, value: Any, kind: type[BaseModel]) -> str | None:
         known = f"{near[0]}, or another" if near else "one"
         what = "table" if _has_table(value) else "key"
         return f"{name}: expected {known} of {', '.join(sorted(kind.model_fields))}, got an unknown {what}"
-    if _has_table(value):
+    if name == "parameters" and isinstance(value, list):
+        value = tuple(value)
+    elif _has_table(value):
         return f"{name}: expected one value, {name} = ..., got a table; tables have no meaning here"
     if name == "servers" and value == COLOCATED:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ps.colocated import counted, is_colocated
-from ps.config import RunConfig
+from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
@@ -124,7 +124,7 @@ def check_script(what: str, path: str) -> None:
 
 def ignored_variables(environ: Mapping[str, str]) -> list[str]:
     """Run options in the environment, which a cluster's processes must not see: the controller is the authority."""
-    return sorted(name for name in (f"PS_{field.upper()}" for field in RunConfig.model_fields) if name in environ)
+    return sorted(name for name in (f"PS_{field.upper()}" for field in SPELLED) if name in environ)
 
 
 def cluster_environment(environ: Mapping[str, str], controller: str, job: bytes, workers: int) -> dict[str, str]:

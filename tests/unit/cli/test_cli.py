@@ -11,7 +11,7 @@ import pytest
 import ps
 from ps.cli import main as cli
 from ps.cli import run as command
-from ps.config import RunConfig
+from ps.config import SPELLED, RunConfig
 from ps.launch.options import RunOptions
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -54,8 +54,8 @@ def test_flags_after_the_script_are_its_own(capsys: pytest.CaptureFixture[str], 
 
 
 def test_every_option_of_a_run_is_a_flag(capsys: pytest.CaptureFixture[str], asked: list[RunOptions]) -> None:
-    assert set(command.CONFIG_HELP) == set(RunConfig.model_fields)
-    given = {name: f"<{name}>" for name in RunConfig.model_fields}
+    assert set(command.CONFIG_HELP) == set(SPELLED)
+    given = {name: f"<{name}>" for name in SPELLED}
     flags = [part for name, text in given.items() for part in (f"--{name.replace('_', '-')}", text)]
     assert psctl(capsys, "run", *flags, "train.py")[0] == 7
     assert asked[0].config == given and asked[0] == RunOptions(script="train.py", config=given)
@@ -121,7 +121,8 @@ def test_a_script_that_is_misspelled_is_found(capsys: pytest.CaptureFixture[str]
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = psctl(capsys, "run", "--help")
     assert code == 0 and out.count("  psctl run --") == 2
-    for name, info in RunConfig.model_fields.items():
+    for name in SPELLED:
+        info = RunConfig.model_fields[name]
         assert f"--{name.replace('_', '-')} " in out
         assert info.default is None or isinstance(info.default, (bool, float)) or f"{info.default}]" in out
     commands = psctl(capsys, "--help")[1]

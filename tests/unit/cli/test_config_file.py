@@ -13,6 +13,7 @@ from ps.cli import main as cli
 from ps.cli import run as command
 from ps.config import RunConfig
 from ps.control.hello import LinkEnd
+from ps.keyspace import Options
 from ps.launch.daemon import ControllerOptions
 from ps.launch.options import RunOptions
 from ps.launch.rules import StopAfter
@@ -186,3 +187,37 @@ def test_mistakes_in_files_of_servers_and_workers(
     path.write_text(source)
     code, out, err = psctl(capsys, name, "--config", str(path))
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"psctl {name}: {path}{words}"), err
+
+
+PARAMETERS = """
+compression = "onebit"
+
+[[parameters]]
+match = "*.bias"
+push_compression = "none"
+
+[[parameters]]
+match = "embedding"
+lr_scale = {lr_scale}
+"""
+
+
+def test_a_file_says_what_holds_for_parameters_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[RunOptions] = []
+    monkeypatch.setattr(command, "run_cluster", lambda options: asked.append(options) or 0)  # type: ignore[func-returns-value,redundant-expr]
+    path = tmp_path / "run.toml"
+    path.write_text(PARAMETERS.format(lr_scale=2.0))
+    assert psctl(capsys, "run", "--config", str(path), "train.py")[0] == 0
+    config = RunConfig.check(dict(asked[0].config))
+    assert config.options_of("l1.bias", Options()) == Options(push_compression="none")
+    assert config.options_of("embedding", Options()) == Options(lr_scale=2.0)
+
+
+def test_a_wrong_table_of_parameters_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(PARAMETERS.format(lr_scale=-1.0))
+    code, _, error = psctl(capsys, "run", "--config", str(path), "train.py")
+    assert code == 2
+    assert f"{path}:4: parameters.1.lr_scale: expected greater than or equal to 0, got -1.0" in error
