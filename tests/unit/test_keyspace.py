@@ -130,8 +130,8 @@ def test_a_matrix_is_cut_between_rows_and_a_wide_row_inside() -> None:
 
 def test_small_parameters_share_a_slice_until_it_is_a_quarter_full() -> None:
     keyspace = Keyspace()
-    ids = keyspace.extend([Parameter(f"b{i}", (4000,), "float32") for i in range(100)])
-    assert len(ids) == 2 and keyspace.slices[0].size == 66 * 4000
+    ids = keyspace.extend([Parameter(f"b{i}", (1000,), "float32") for i in range(400)])
+    assert len(ids) == 2 and keyspace.slices[0].size == 263 * 1000
 
 
 def test_a_refused_batch_leaves_no_trace() -> None:
