@@ -97,5 +97,5 @@ def test_a_wrong_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_all_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PS_CONTROLLER", raising=False)
     code, out, err = doctor(capsys)
-    assert code == 0 and err == "" and "kernels: NumPy twin" in out
+    assert code == 0 and err == "" and "kernels: " in out
     assert all(re.match(r"(ok     |warning)  \S.*: \S", line) for line in out.splitlines()), out

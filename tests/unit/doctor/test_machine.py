@@ -86,7 +86,8 @@ def test_this_machine_can_be_looked_at() -> None:
     assert {"Python", "numpy", "libzmq", "kernels", "open files", "/dev/shm", "memory", "cores", "malloc", "clock"} <= {
         finding.what for finding in found
     }
-    assert next(finding.found for finding in found if finding.what == "kernels").startswith("NumPy twin (numpy-twin-")
+    (computing,) = [finding.found for finding in found if finding.what == "kernels"]
+    assert computing.startswith(("native (", "NumPy twins: "))
 
 
 def test_both_planes_work_over_loopback() -> None:
@@ -113,3 +114,12 @@ def test_a_check_that_cannot_be_made_is_a_problem(error: Exception) -> None:
 
     (finding,) = look("planes", check)
     assert finding.level == "problem" and finding.remedy and len(str(finding).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("twin", "asked", "level", "remedy"),
+    [(False, None, "ok", ""), (True, None, "warning", "install a C++20 compiler"), (True, "twin", "warning", "unset it")],
+)
+def test_who_computes_is_told_and_what_would_be_faster(twin: bool, asked: str | None, level: str, remedy: str) -> None:
+    finding = packages.computing("avx2", twin, asked, "1 ns")
+    assert finding.level == level and remedy in finding.remedy
