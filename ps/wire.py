@@ -144,8 +144,9 @@ def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
     layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
     assert all(isinstance(kind, Kind) for _, kind in layout), cls
     _LAYOUTS[cls] = layout
-    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P", "_K"))
-    _PARALLEL[cls] = [places for places in axes if places]
+    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P"))
+    optional_E = [[place] for place, (name, _) in enumerate(layout) if name.endswith("_K")]
+    _PARALLEL[cls] = [*(places for places in axes if places), *optional_E]
     return layout
 
 
@@ -168,7 +169,7 @@ def _unpack_fields(cls: type[M], values: Any) -> M:
 
 
 def _check_lengths(cls: type[Any], values: list[Any]) -> None:
-    """Fields whose names end in the same axis (`_E`, `_P`, `_K`) are parallel: equal lengths; `_K` is `_E` or empty."""
+    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths. A `_K` is like `_E`, or empty."""
     entries = 0
     for places in _PARALLEL[cls]:
         length = len(values[places[0]])
