@@ -142,23 +142,33 @@ def bench_pull_64_bytes(bench: Bench) -> None:
 
 def bench_pyzmq_echo(bench: Bench) -> None:
     """The same frames through two bare sockets: what ZeroMQ leaves us."""
+    pyzmq_echo(bench, IN_FLIGHT)
+
+
+def bench_pyzmq_echo_one_at_a_time(bench: Bench) -> None:
+    """The like for a parameter that is one slice: it comes back before the next one leaves."""
+    pyzmq_echo(bench, 1)
+
+
+def pyzmq_echo(bench: Bench, in_flight: int) -> None:
+    """Messages of one slice there and back, so many under way."""
     keep_freed_memory()
     size, count = bench.size(smoke=1 << 10, full=SLICE_BYTES), bench.size(smoke=2, full=64)
     with process(sys.executable, "-c", ZMQ_ECHO) as child:
         assert child.stdout is not None
         with zmq.Context() as context, context.socket(zmq.DEALER) as one:
             one.connect(f"tcp://127.0.0.1:{int(child.stdout.readline())}")
-            parts = [np.full(size, number, np.uint8) for number in range(IN_FLIGHT)]
+            parts = [np.full(size, number, np.uint8) for number in range(in_flight)]
 
             def send(number: int) -> None:
-                one.send_multipart([HEADER, parts[number % IN_FLIGHT].data], copy=False)
+                one.send_multipart([HEADER, parts[number % in_flight].data], copy=False)
 
             def receive() -> Array:
                 return np.frombuffer(one.recv_multipart(copy=False)[-1].buffer, np.uint8)
 
-            _in_flight(IN_FLIGHT, send, receive)
+            _exchanged(in_flight, in_flight, send, receive)
             with bench.timed(bytes_moved=2 * size * count):
-                last = _in_flight(count, send, receive)
+                last = _exchanged(count, in_flight, send, receive)
             bench.check(checksum(last))
             one.send(b"over")
 
@@ -186,13 +196,13 @@ def bench_tcp_echo(bench: Bench) -> None:
             bench.check(checksum(received))
 
 
-def _in_flight(count: int, send: Callable[[int], None], receive: Callable[[], Array]) -> Array:
-    """Sends `count` messages, never more than IN_FLIGHT ahead of what has come back; the last one that came."""
-    for number in range(min(IN_FLIGHT, count)):
+def _exchanged(count: int, ahead: int, send: Callable[[int], None], receive: Callable[[], Array]) -> Array:
+    """Sends `count` messages, never more than `ahead` before what has come back; the last one that came."""
+    for number in range(min(ahead, count)):
         send(number)
-    for number in range(IN_FLIGHT, count):
+    for number in range(ahead, count):
         receive()
         send(number)
-    for _ in range(min(IN_FLIGHT, count) - 1):
+    for _ in range(min(ahead, count) - 1):
         receive()
     return receive()
