@@ -93,10 +93,15 @@ def gradients(values: Values, images: Array, labels: Array) -> Values:
     return grads
 
 
-def trained(network: Network, consistency: str, mnist: Mnist, seed: int) -> float:
-    """Accuracy on the test part after a run of four workers, the last of which is half as fast as the others."""
+def trained(
+    network: Network, consistency: str, mnist: Mnist, seed: int, compression: str = "none"
+) -> tuple[float, int, int]:
+    """A run of four workers, the last of which is half as fast as the others.
 
-    def train(client: ps.Client) -> None:
+    Accuracy on the test part; payload bytes that the first worker has pushed and pulled.
+    """
+
+    def train(client: ps.Client) -> tuple[int, int]:
         client.register(initial_values(network, client.seed))
         for images, labels in ps.data.shard(mnist.train, client, batch=network.batch, epochs=network.epochs):
             grads = gradients(client.pull(), images, labels)
@@ -104,19 +109,34 @@ def trained(network: Network, consistency: str, mnist: Mnist, seed: int) -> floa
             client.push(grads, weight=len(labels))
             client.tick()
         client.barrier()  # who leaves early leaves a larger share of the rate to the others
+        counters = client.metrics.snapshot().counters
+        pushed = counters["push_bytes", (("direction", "sent"),)]
+        return int(pushed), int(counters["pull_bytes", (("direction", "received"),)])
 
     options: dict[str, Any] = {"consistency": consistency, "optimizer": f"sgd:lr={network.lr}", "seed": seed}
-    with ps.LocalCluster(servers=2, workers=4, **options) as cluster:
-        cluster.run(train)
+    with ps.LocalCluster(servers=2, workers=4, compression=compression, **options) as cluster:
+        pushed, pulled = cluster.run(train)[0]
         images, labels = mnist.test
-        return float((activations(cluster.pull(), images)[-1].argmax(axis=1) == labels).mean())
+        return float((activations(cluster.pull(), images)[-1].argmax(axis=1) == labels).mean()), pushed, pulled
 
 
 @pytest.mark.parametrize("network", [SOFTMAX, MLP], ids=["softmax", "mlp"])
 @pytest.mark.parametrize("consistency", ["bsp", "ssp:staleness=3", "async"])
 def test_mnist_reaches_its_known_accuracy(network: Network, consistency: str, mnist: Mnist) -> None:
-    reached = trained(network, consistency, mnist, SEED)
+    reached, _, _ = trained(network, consistency, mnist, SEED)
     assert reached >= network.expected, (
         f"{consistency}, units {network.units}, lr {network.lr}, seed {SEED}: "
         f"{reached:.2%} of the test images right, expected {network.expected:.2%}"
     )
+
+
+def test_one_bit_both_ways_learns_as_well_and_sends_the_bytes_of_its_layout(mnist: Mnist) -> None:
+    network = MLP._replace(epochs=5)
+    reached, pushed, pulled = trained(network, "bsp", mnist, SEED, "onebit")
+    assert reached >= 0.965, f"{reached:.2%} of the test images right"
+    frames = sum(16 + -(-n // 512) * (8 + 4 * 16) for n in (784 * 128, 128 * 10))
+    raw, dense = 4 * (128 + 10), 4 * (784 * 128 + 128 * 10)
+    clocks = network.epochs * len(mnist.train[0]) // (4 * network.batch)
+    assert pushed == clocks * (frames + raw)
+    assert pulled == dense + (clocks - 1) * frames + clocks * raw  # the first one is whole
+    assert (dense + raw) / (frames + raw) > 25
