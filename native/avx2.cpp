@@ -1,8 +1,6 @@
 // The kernels for the dispatch target `avx2`; the build passes its instruction set.
-#include "table.h"
-
-#include "elementwise.inc"
+#include "table.inc"
 
 namespace ps {
-const Table avx2_table = {elementwise<float>(), elementwise<double>()};
+const Table avx2_table = {elementwise<float>(), elementwise<double>(), CODECS};
 }

@@ -1,8 +1,6 @@
 // The kernels for the dispatch target `portable`; the build passes its instruction set.
-#include "table.h"
-
-#include "elementwise.inc"
+#include "table.inc"
 
 namespace ps {
-const Table portable_table = {elementwise<float>(), elementwise<double>()};
+const Table portable_table = {elementwise<float>(), elementwise<double>(), CODECS};
 }

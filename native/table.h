@@ -35,9 +35,61 @@ struct AdamScalars {
     double rate, weight_decay, decoupled_rate, keep1, fresh1, keep2, fresh2, root, eps;
 };
 
+// What a qsgd code is. bits: of one code.
+struct Qsgd {
+    int32_t levels;
+    int bits;
+    bool l2;
+    uint32_t key;
+    float unit_max;
+};
+
+// One that may be among the largest; bits: of its magnitude.
+struct Candidate {
+    uint32_t bits, index;
+};
+
+constexpr size_t CLIP_PIECE = 32 * 1024;  // elements; each has a sum of its own
+
+// float32 slices to frames and back. `records` and `body` may start at any byte; `residual` may be null.
+struct Codecs {
+    void (*onebit_encode)(size_t n, const float* grad, float* residual, size_t group, bool mean_threshold,
+                          uint8_t* records);
+    void (*onebit_decode_add)(size_t n, const uint8_t* records, size_t group, float* out, float weight);
+    void (*sign_encode)(size_t n, const float* grad, float* residual, size_t group, uint8_t* records);
+    void (*sign_decode_add)(size_t n, const uint8_t* records, size_t group, float* out, float weight);
+    void (*int8_encode)(size_t n, const float* grad, float* residual, size_t block, float unit_max, uint8_t* body);
+    void (*int8_decode_add)(size_t n, const uint8_t* body, size_t block, float* out, float weight);
+    void (*qsgd_encode)(size_t n, const float* grad, float* residual, size_t bucket, const Qsgd& how, uint8_t* body);
+    void (*qsgd_decode_add)(size_t n, const uint8_t* body, size_t bucket, int32_t levels, int bits, float* out,
+                            float weight);
+    int (*qsgd_code_max)(size_t n, const uint8_t* packed, int bits);
+    void (*half_encode)(size_t n, const float* grad, float* residual, size_t block, uint8_t* body);
+    void (*half_decode_add)(size_t n, const uint8_t* body, size_t block, float* out, float weight);
+    int (*bits_max)(size_t n, const uint8_t* half);
+    void (*bfloat_encode)(size_t n, const float* grad, float* residual, uint8_t* body);
+    void (*bfloat_decode_add)(size_t n, const uint8_t* body, float* out, float weight);
+    void (*triad)(size_t n, const float* b, const float* c, float* out, float factor);
+    void (*accumulate)(size_t n, const float* grad, float* residual);
+    void (*momentum_accumulate)(size_t n, const float* grad, float* velocity, float* residual, float momentum);
+    void (*scaled_add)(size_t n, const void* x, float* out, float weight);
+    size_t (*threshold_count)(size_t n, const float* grad, float* residual, float t);
+    // Takes at most `room` elements; returns how many there are.
+    size_t (*threshold_sparse)(size_t n, float* residual, float t, size_t room, void* body);
+    void (*threshold_dense)(size_t n, float* residual, float t, uint8_t* body);
+    void (*threshold_dense_add)(size_t n, const uint8_t* body, float* out, float step);
+    bool (*threshold_dense_wrong)(size_t bytes, const uint8_t* body);
+    double (*threshold_clip)(size_t n, float* residual, float top);
+    // k at most n. `candidates` is scratch; more than k of them make it faster.
+    void (*largest)(size_t n, const float* x, size_t k, uint32_t* index, Candidate* candidates, size_t room);
+    // Shapes: u (depth, m), v (depth, n), out (m, n).
+    void (*factors_add)(size_t depth, size_t m, size_t n, const float* u, const float* v, float* out, float weight);
+};
+
 struct Table {
     Elementwise<float> f32;
     Elementwise<double> f64;
+    Codecs codecs;
 };
 
 extern const Table portable_table;

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ps.errors import OutboxFull as OutboxFull
     from ps.errors import PeerError as PeerError
     from ps.errors import StoppedError as StoppedError
+    from ps.factors import Factors as Factors
     from ps.keyspace import Options as Options
     from ps.local import LocalCluster as LocalCluster
     from ps.local import connect as connect
@@ -35,6 +36,7 @@ _HOME = {
         ("Error", "ConfigError", "PeerError", "FrameError", "OutboxFull", "DeadlineError", "StoppedError"), "ps.errors"
     ),
     **dict.fromkeys(("Applied", "Gathered", "Refused", "Accumulated"), "ps.worker.verdicts"),
+    "Factors": "ps.factors",
     "Options": "ps.keyspace",
     "LocalCluster": "ps.local",
     "connect": "ps.local",

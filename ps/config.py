@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from ps.compression.choice import Codecs
-from ps.compression.rules import chosen, wrong_pull, wrong_push
+from ps.compression.rules import AUTO, chosen, wrong_pull, wrong_push
 from ps.consistency import Consistency, consistency
 from ps.errors import ConfigError
 from ps.keyspace import Options
@@ -87,7 +87,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
 
     def codecs(self) -> Codecs:
         """The codecs of both directions. Raises: ConfigError for a combination that is known to be wrong."""
-        return chosen(self.compression, self.push_compression, self.pull_compression, self.rule(), self.model())
+        both = "none" if self.compression == AUTO else self.compression  # until a batch is registered
+        return chosen(both, self.push_compression, self.pull_compression, self.rule(), self.model())
 
     def options_of(self, name: str, given: Options) -> Options:
         """The options of one parameter: what the script gives, and over it what the run says of its name.

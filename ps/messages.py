@@ -2,7 +2,7 @@
 
 `_E` arrays are parallel: entry i belongs to slice `slice_E[i]` (an id in the cluster-wide list); `_K` arrays are like
 them or empty, which means a zero for each slice. Payloads travel beside the header as raw buffers, one per slice, in
-the order of `slice_E`.
+the order of `slice_E`; a push may bring more behind them, which its frames share.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ Real: TypeAlias = Annotated[float, REAL]
 Codecs: TypeAlias = Annotated[UInt8, CODECS_K]
 
 RAW = 0  # codec ids in codec_K: the slice itself
+FACTORS = 11  # rows of a product whose other factor lies in a shared buffer: see ps.factors
 SAME = 255  # nothing new
 NO_CODECS: UInt8 = np.empty(0, np.uint8)
 NO_MARKS: Int64 = np.empty(0, np.int64)
+NO_SHARED: Int64 = np.empty(0, np.int64)
 
 
 class Code(IntEnum):
@@ -85,6 +87,7 @@ class Push:
     """Gradients or deltas of one clock, one frame per slice. seq_E: gapless push numbers per (worker, slice), from 1.
 
     base_E: the versions they were computed on. weight: examples behind them. codec_K: what each frame is encoded with.
+    shared_K: which of the buffers behind those of the slices belongs to each frame, too; from 1, 0: none.
     """
 
     worker: Worker
@@ -95,6 +98,7 @@ class Push:
     seq_E: Counts
     base_E: Counts
     codec_K: Codecs = field(default_factory=lambda: NO_CODECS)
+    shared_K: Counts = field(default_factory=lambda: NO_SHARED)
 
 
 @message(4)
@@ -346,6 +350,7 @@ class Register:
     incarnation: Number
     batch: Number
     specs: Specs
+    link: Real = 0.0  # bytes per second that this worker has measured to a server, where the run asks for it
 
 
 @message(43)
@@ -358,6 +363,16 @@ class Registered:
     initialise: Flag
     epoch: Number
     shard_E: Counts
+    compression: Text = ""  # what `auto` has become for this batch, and why
+    why: Text = ""
+
+
+@message(64)
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Worker -> shard, which sends it back with the same buffer: the time it takes measures the link."""
+
+    id: Number
 
 
 @message(59)

@@ -114,7 +114,9 @@ def describe(error: Any) -> str:
     parts = []
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"]) or "value"
-        if item["type"] == "missing":
+        if item["type"] == "value_error" and not item["loc"]:
+            parts.append(str(item["ctx"]["error"]))  # a plug-in's own word
+        elif item["type"] == "missing":
             parts.append(f"{field}: expected a value, got none")
         else:
             parts.append(f"{field}: {_lower(item['msg'])}, got {item['input']!r}")

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.sparse import Values, add_sparse, check_sparse, frame_bytes_max, put_largest
 from ps.compression.topk import count
 from ps.errors import ConfigError
-from ps.kernels import sparse as kernels
 from ps.types import Float32, UInt8
 
 _TWICE = "dgc keeps the momentum in the worker; a second one on the server would apply it twice: use sgd, and dgc's own"
@@ -42,7 +42,7 @@ class Dgc(Codec):
 
     def __post_init__(self) -> None:
         if not self.error_feedback:
-            raise ConfigError("dgc: error_feedback: expected true, got false; the residual is what dgc accumulates")
+            raise ConfigError("error_feedback: expected true, got false; the residual is what dgc accumulates")
 
     def memory(self, rows: int, columns: int, seed: int = 0) -> Memory:
         """With arrays: "velocity", float32, zeros."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_header, put_header, refuse
-from ps.kernels import floats as kernels
 from ps.types import Float32, UInt8
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_finite, check_header, put_header
-from ps.kernels import onebit as kernels
 from ps.types import Float32, UInt8
 
 

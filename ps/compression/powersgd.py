@@ -8,11 +8,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_finite, check_header, put_header, read_header, refuse
-from ps.kernels import lowrank as kernels
-from ps.kernels import sparse as whole
-from ps.kernels.groups import FLOAT32_MAX
 from ps.types import Float32, UInt8
 
 _FACTORS = 1  # flag
@@ -56,7 +54,7 @@ class PowerSgd(Codec):
         length = self.bytes_max(rows, columns)
         body = put_header(self, frame[:length], memory.size, self._flags(rows, columns), rows).view(np.float32)
         if residual_N is not None:
-            whole.accumulate(grad_N, residual_N)
+            kernels.accumulate(grad_N, residual_N)
             c_N = residual_N
         memory.encoded += 1
         if not self._is_thin(rows, columns):
@@ -78,7 +76,7 @@ class PowerSgd(Codec):
         length, flags = self.bytes_max(rows, columns), self._flags(rows, columns)
         values = check_header(self, frame, rows * columns, length, flags, rows).view(np.float32)
         check_finite(self, "values", values)
-        if flags and not (bound := kernels.product_bound(*self._factors(values, rows))) <= float(FLOAT32_MAX):
+        if flags and not (bound := kernels.product_bound(*self._factors(values, rows))) <= float(kernels.FLOAT32_MAX):
             refuse(self, "P Q^T", "finite", f"up to {bound:g}")
 
     def decode_add(self, frame: UInt8, out_N: Float32, weight: float) -> None:

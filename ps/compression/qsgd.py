@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_header, check_units, put_header, refuse
-from ps.kernels import quantise as kernels
 from ps.types import Float32, UInt8
 
 

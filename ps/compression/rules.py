@@ -12,6 +12,8 @@ from ps.errors import ConfigError
 from ps.optim import OPTIMIZERS, WRAPPERS, Optimizer, Wrapper
 from ps.plugins import parse_spec
 
+AUTO = "auto"  # what a batch of parameters travels with is decided when it is registered: ps.compression.auto
+
 
 def chosen(both: str | None, push: str | None, pull: str | None, rule: Optimizer, model: Consistency) -> Codecs:
     """The codecs of a run. `both` holds for a direction that is not given, for pulls only where that is safe; None is
@@ -19,6 +21,11 @@ def chosen(both: str | None, push: str | None, pull: str | None, rule: Optimizer
 
     Raises: ConfigError for a codec that is wrong with this optimizer or model, with the reason.
     """
+    for name, spec in (("push_compression", push), ("pull_compression", pull)):
+        if spec == AUTO:
+            raise ConfigError(
+                f"{name}: expected a codec, got 'auto', which decides for both directions: say compression"
+            )
     both = rule.IMPLIES.format(**vars(rule)) if both is None else both
     codecs = Codecs(push or both, pull or both)
     if why := wrong_push(codecs.push, rule, model):

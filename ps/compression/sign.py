@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_header, check_units, put_header
-from ps.kernels import onebit as kernels
-from ps.kernels.groups import FLOAT32_MAX
 from ps.types import Float32, UInt8
 
 
@@ -44,7 +43,7 @@ class Sign(Codec):
         """See `Codec`."""
         body = check_header(self, frame, rows * columns, self.bytes_max(rows, columns), 0, self.group)
         record_C = body.reshape(-1, 4 + 4 * kernels.words(self.group))
-        check_units(self, "scale", np.ascontiguousarray(record_C[:, :4]).view(np.float32), FLOAT32_MAX)
+        check_units(self, "scale", np.ascontiguousarray(record_C[:, :4]).view(np.float32), kernels.FLOAT32_MAX)
 
     def decode_add(self, frame: UInt8, out_N: Float32, weight: float) -> None:
         """See `Codec`."""

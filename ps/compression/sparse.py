@@ -11,17 +11,16 @@ from typing import Literal
 
 import numpy as np
 
+from ps import kernels
 from ps.compression.base import Codec
 from ps.compression.fp16 import check_halves
 from ps.compression.frame import HEADER_BYTES, check_finite, check_prefix, expect, put_header, read_header, refuse
-from ps.kernels import floats as half_kernels
-from ps.kernels import sparse as kernels
 from ps.types import Array, Float32, UInt8
 
 Values = Literal["fp32", "fp16"]
 PAIRS, BITMAP, VARINT = 0, 1, 2
 HALVES = 4  # flag
-_BLOCK = half_kernels.HALF_BLOCK
+_BLOCK = kernels.HALF_BLOCK
 
 
 def value_bytes(k: int, halves: bool) -> int:
@@ -49,9 +48,9 @@ def put_largest(codec: Codec, value_N: Float32, k: int, halves: bool, frame: UIn
         kernels.varint_encode(index_K, body[:size])
     length = size + value_bytes(k, halves)
     if halves:
-        half_kernels.half_encode(value_K, None, _BLOCK, body[size:length])
+        kernels.half_encode(value_K, None, _BLOCK, body[size:length])
         value_K.fill(0)
-        half_kernels.half_decode_add(body[size:length], _BLOCK, value_K, 1.0)
+        kernels.half_decode_add(body[size:length], _BLOCK, value_K, 1.0)
     else:
         body[size:length].view(np.float32)[:] = value_K
     return HEADER_BYTES + length, index_K, value_K
@@ -92,7 +91,7 @@ def add_sparse(frame: UInt8, out_N: Float32, weight: float) -> Array:
         kernels.varint_decode(index, index_K)
     if flags & HALVES:
         value_K = np.zeros(k, np.float32)
-        half_kernels.half_decode_add(body, _BLOCK, value_K, 1.0)
+        kernels.half_decode_add(body, _BLOCK, value_K, 1.0)
     else:
         value_K = body.view(np.float32)
     kernels.scatter_add(index_K, value_K, out_N, weight)

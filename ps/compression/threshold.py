@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.frame import HEADER_BYTES, check_prefix, expect, put_header, read_header, refuse
 from ps.errors import ConfigError
-from ps.kernels import threshold as kernels
 from ps.types import Float32, UInt8
 
 _DENSE = 1  # flag

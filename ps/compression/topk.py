@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from ps import kernels
 from ps.compression.base import Codec, Memory
 from ps.compression.sparse import Values, add_sparse, check_sparse, frame_bytes_max, put_largest
-from ps.kernels import sparse as kernels
 from ps.types import Float32, UInt8
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
+from ps.compression.auto import AUTO, Decision, decide, decided
 from ps.config import RunConfig
 from ps.consistency import Gather
 from ps.controller.core import Controller
+from ps.keyspace import Parameter
 
 
 def build_controller(config: RunConfig) -> Controller:
@@ -19,4 +24,10 @@ def build_controller(config: RunConfig) -> Controller:
         config.lease_s,
         config.restart_s,
         tells_rest=isinstance(decision, Gather) and decision.by == "version",
+        settle=partial(_settled, config) if config.compression == AUTO else None,
     )
+
+
+def _settled(config: RunConfig, parameters: list[Parameter], link: float) -> tuple[Decision, list[Parameter]]:
+    decision = decide(parameters, link)
+    return decision, [replace(p, options=decided(config, p.options, decision.spec)) for p in parameters]

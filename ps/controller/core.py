@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ps.compression.auto import Decision
 from ps.errors import ConfigError
 from ps.keyspace import Keyspace, Parameter, empty_map, place
 from ps.messages import (
@@ -71,12 +72,16 @@ class Member:
     logged_clock: int = 0
 
 
+Settle = Callable[[list[Parameter], float], tuple[Decision, list[Parameter]]]  # of a batch, over a link of bytes/s
+
+
 @dataclass(slots=True)
 class Batch:
     """One registered batch of parameters and who waits for its placement and initial values."""
 
     specs: tuple[Spec, ...]
     place: Place
+    decision: Decision
     confirmed: set[int] = field(default_factory=set)  # shards
     initialiser: int = -1  # the worker that was told to send the initial values
     ready: bool = False  # the shards have them
@@ -96,8 +101,10 @@ class Controller:
         lease_s: float = float("inf"),
         restart_s: float = 60.0,
         tells_rest: bool = False,
+        settle: Settle | None = None,
     ) -> None:
         self.size, self.shards, self.config = workers, shards, config
+        self.settle = settle  # gives the parameters of a batch their codecs, where the run leaves that to us
         self.on_worker_loss, self.epoch_share = on_worker_loss, epoch_share
         self.lease_s, self.restart_s = lease_s, restart_s  # seconds without progress; until a lost worker is back
         self.tells_rest = tells_rest  # shards commit by quorum: they must not count on workers that wait for others
@@ -269,7 +276,7 @@ class Controller:
             return
         if number == len(self.batches):
             try:
-                self._add_batch(register.specs)
+                self._add_batch(register.specs, register.link)
             except ConfigError as error:
                 self._post(worker_peer(rank), Rejected(register.incarnation, str(error), fenced=False))
                 return
@@ -281,12 +288,16 @@ class Controller:
             self.members[rank].registered = True
             self._wait_for(number, rank)
 
-    def _add_batch(self, specs: tuple[Spec, ...]) -> None:
+    def _add_batch(self, specs: tuple[Spec, ...], link: float) -> None:
         parameters: list[Parameter] = [spec.parameter() for spec in specs]
+        decision = Decision("", "")
+        if self.settle is not None:
+            decision, parameters = self.settle(parameters, link)
         ids = self.keyspace.extend(parameters)
         self.map = place(self.keyspace.slices, self.map)
         number = len(self.batches)
-        batch = Batch(specs, Place(number, specs, self.map.epoch, self.map.shard_S[ids.start :]))
+        settled = tuple(Spec.of(parameter) for parameter in parameters)
+        batch = Batch(specs, Place(number, settled, self.map.epoch, self.map.shard_S[ids.start :]), decision)
         self.batches.append(batch)
         for shard in range(self.shards):
             self._post(server_peer(shard), batch.place)
@@ -328,7 +339,7 @@ class Controller:
 
     def _registered(self, batch: Batch, number: int, rank: int) -> None:
         batch.waiting.discard(rank)
-        body = Registered(number, not batch.ready, batch.place.epoch, batch.place.shard_E)
+        body = Registered(number, not batch.ready, batch.place.epoch, batch.place.shard_E, *batch.decision)
         self._rest([rank], False, [Send(worker_peer(rank), body)])
 
     def _forget_initialiser(self, rank: int) -> None:

@@ -45,6 +45,6 @@ IN_USE = _choose()
 
 
 def kernel(twin: F) -> F:
-    """The kernel that `twin` defines: the native one of the same name, or the twin itself."""
-    chosen: F = twin if IN_USE == TWIN else getattr(_native, twin.__name__)
+    """The kernel that `twin` defines: the native one of the same name; the twin itself where there is none (yet)."""
+    chosen: F = twin if IN_USE == TWIN else getattr(_native, twin.__name__, twin)
     return chosen

@@ -6,6 +6,7 @@ or as varints: LEB128 of index_0, then of index_j - index_(j-1) - 1.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -148,5 +149,5 @@ def _index_walk(index_K: UInt32, n: int) -> Iterator[tuple[int, int, slice]]:
     """(start, stop, which indices lie between) for each piece of n elements."""
     edges = np.arange(0, n, PIECE, dtype=np.uint64).astype(np.uint32)
     first = np.searchsorted(index_K, edges).tolist()
-    for i, (low, high) in enumerate(zip(first, [*first[1:], index_K.size], strict=True)):
+    for i, (low, high) in enumerate(itertools.pairwise([*first, index_K.size])):
         yield i * PIECE, min((i + 1) * PIECE, n), slice(low, high)

@@ -9,6 +9,8 @@ import numpy as np
 from ps.kernels.groups import PIECE, corrected, lane_sums
 from ps.types import Float32, UInt8
 
+CLIP_PIECE = 32 * 1024  # elements; part of the meaning: each has a sum of its own
+
 
 @np.errstate(all="ignore")
 def threshold_count(grad_N: Float32, residual_N: Float32, t: float) -> int:
@@ -80,9 +82,9 @@ def threshold_dense_fault(body: UInt8, n: int) -> str:
 
 @np.errstate(all="ignore")
 def threshold_clip(residual_N: Float32, limit: float) -> float:
-    """Clips to +-float32(limit) in place; returns the magnitude that was cut off, summed in float64."""
+    """Clips to +-float32(limit) in place; returns the magnitude that was cut off: one `lane_sums` per CLIP_PIECE."""
     top, mass = np.float32(limit), 0.0
-    for at in _walk(residual_N.size):
+    for at in _walk(residual_N.size, CLIP_PIECE):
         over = np.abs(residual_N[at])
         over -= top
         np.maximum(over, np.float32(0), out=over)
@@ -96,6 +98,7 @@ def _signs(bit_B2: UInt8) -> Float32:
     return signs
 
 
-def _walk(n: int) -> Iterator[slice]:
-    for start in range(0, n, PIECE):
-        yield slice(start, min(start + PIECE, n))
+def _walk(n: int, step: int | None = None) -> Iterator[slice]:
+    step = step or PIECE
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))

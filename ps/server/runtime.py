@@ -10,10 +10,10 @@ import numpy as np
 
 from ps import kernels, wire
 from ps.buffers import UnderWay
-from ps.compression.choice import RAW, Codecs, Frame, checked
+from ps.compression.choice import RAW, Codecs, Frame
 from ps.errors import Error, FrameError, PeerError
 from ps.keyspace import Slice
-from ps.messages import NO_CODECS, Init, Pull, Push, Read, Rejected
+from ps.messages import Init, Probe, Pull, Push, Read, Rejected
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
 from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store, Waited
@@ -25,7 +25,7 @@ from ps.server.values import Values
 from ps.server.views import OwnViews, Reply
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
-from ps.types import Array, Int64, PeerId, UInt8, worker_peer
+from ps.types import Array, Int64, PeerId, worker_peer
 from ps.wire import PART_BYTES
 
 
@@ -82,9 +82,12 @@ class Server:
             message.release()
             return
         held = Held(message, 1)
+        if isinstance(body, Probe):
+            self._outbox.send(sender, Message(message.header, message.buffers, held.release), keep=False)
+            return
         try:
             actions = self._decide(sender, body, message)
-            self._perform(actions, held, body.codec_K if isinstance(body, Push) else NO_CODECS)
+            self._perform(actions, held, body)
         except PeerError as error:
             self._refuse(sender, error, self.job)
         held.release()
@@ -138,41 +141,45 @@ class Server:
 
     def _bad_push(self, push: Push, buffers: Sequence[Array]) -> str | None:
         """Why these buffers cannot be frames of this push; None when they can."""
-        if len(buffers) != len(push.slice_E):
-            return f"expected {len(push.slice_E)} buffers, got {len(buffers)}"
-        codec_E = push.codec_K.tolist() or [RAW] * len(buffers)
-        for slice_id, codec, buffer in zip(push.slice_E.tolist(), codec_E, buffers, strict=True):
+        shared = sorted(set(push.shared_K.tolist()) - {0})
+        if shared != list(range(1, len(shared) + 1)):
+            return f"shared_K: expected 1 to {len(shared)}, each at least once, got {shared[:8]}"
+        if len(buffers) != len(push.slice_E) + len(shared):
+            return f"expected {len(push.slice_E) + len(shared)} buffers, got {len(buffers)}"
+        for place, slice_id in enumerate(push.slice_E.tolist()):
             if slice_id >= len(self.shard.keyspace.slices):
                 return f"slice {slice_id}: expected one below {len(self.shard.keyspace.slices)}"
-            if (why := self._bad_frame(self.shard.keyspace.slices[slice_id], codec, buffer)) is not None:
+            if (why := self._bad_frame(self.shard.keyspace.slices[slice_id], _frame(push, place, buffers))) is not None:
                 return f"{self.shard.keyspace.describe(slice_id)}: {why}"
         return None
 
-    def _bad_frame(self, item: Slice, codec: int, buffer: Array) -> str | None:
+    def _bad_frame(self, item: Slice, frame: Frame) -> str | None:
         if not item.trainable:
             return "expected no push, it is frozen or an integer buffer"
-        if codec != RAW:
+        if frame.codec != RAW:
             try:
-                checked(self.codecs.of_push(item), Frame(codec, buffer), item)
+                self.codecs.check_push(item, frame)
             except FrameError as error:
                 return str(error)
-        elif buffer.nbytes != item.nbytes:
-            return f"expected {item.nbytes} bytes, got {buffer.nbytes}"
-        elif not kernels.all_finite(buffer.view(item.dtype)):
+        elif frame.shared is not None:
+            return "shared buffer: expected none with a raw slice, got one"
+        elif frame.data.nbytes != item.nbytes:
+            return f"expected {item.nbytes} bytes, got {frame.data.nbytes}"
+        elif not kernels.all_finite(frame.data.view(item.dtype)):
             self.metrics.count("nonfinite_pushes")
             return "expected finite numbers, got NaN or Inf"
         return None
 
     # ---- performing -------------------------------------------------------------------------------------------------
 
-    def _perform(self, actions: list[Action], held: Held | None = None, codec_K: UInt8 = NO_CODECS) -> None:
+    def _perform(self, actions: list[Action], held: Held | None = None, body: Any = None) -> None:
         for action in actions:
             match action:
                 case Send(to, body):
                     self._post(to, body)
                 case Keep():
                     assert held is not None
-                    self._keep(action, held, codec_K)
+                    self._keep(action, held, body)
                 case Store(places, slices):
                     assert held is not None
                     for place, index in zip(places, slices, strict=True):
@@ -198,11 +205,12 @@ class Server:
                 case Waited(worker, waited_for, seconds):
                     self.metrics.observe("gate_wait", seconds, worker=worker, waited_for=waited_for)
 
-    def _keep(self, keep: Keep, held: Held, codec_K: UInt8) -> None:
+    def _keep(self, keep: Keep, held: Held, push: Push) -> None:
         for place, index, seq in zip(keep.place_E, keep.slice_E, keep.seq_E, strict=True):
             held.left += 1
-            codec, data = int(codec_K[place]) if len(codec_K) else RAW, held.message.buffers[place]
-            frame = Frame(codec, data.view(self.values.slices[index].dtype) if codec == RAW else data)
+            frame = _frame(push, place, held.message.buffers)
+            if frame.codec == RAW:
+                frame = Frame(RAW, frame.data.view(self.values.slices[index].dtype))
             self._frames[keep.worker, index, seq] = (frame, held)
 
     def _let_go(self, key: tuple[int, int, int]) -> None:
@@ -303,3 +311,10 @@ class Server:
 
     def _post(self, to: PeerId, body: Any) -> None:
         self._outbox.send(to, Message(wire.encode(body, self.job)))
+
+
+def _frame(push: Push, place: int, buffers: Sequence[Array]) -> Frame:
+    """What the push brings for its slice at `place`, as it came."""
+    codec = int(push.codec_K[place]) if len(push.codec_K) else RAW
+    shared = int(push.shared_K[place]) if len(push.shared_K) else 0
+    return Frame(codec, buffers[place], buffers[len(push.slice_E) + shared - 1] if shared else None)

@@ -13,7 +13,6 @@ import numpy as np
 
 from ps import kernels
 from ps.buffers import Buffer, Pool
-from ps.compression.base import Codec
 from ps.compression.choice import RAW, Codecs, Frame
 from ps.keyspace import Slice
 from ps.optim.base import Optimizer, Step
@@ -104,7 +103,7 @@ class Values:
                 self.step(commit, frames[0].data)
                 return frames[0].data
             combined = self.pool.take("float32", self.slices[commit.slice].size)
-            self._codec(commit.slice).decode(frames[0].data, combined.array)
+            self.codecs.decode(self.slices[commit.slice], frames[0], combined.array)
         else:
             combined = self._combined(commit, frames)
         self.step(commit, combined.array)
@@ -128,16 +127,11 @@ class Values:
                 if frame.codec == RAW:
                     kernels.weighted_sum([out.array, frame.data], [1.0, weight], out.array)
                 else:
-                    self._codec(commit.slice).decode_add(frame.data, out.array, weight)
+                    self.codecs.decode_add(item, frame, out.array, weight)
         if self.optimizer.TAKES == "mean":
             total = math.fsum(np.array(weights, item.dtype))  # exact: np.sum adds in a tree of its own
             kernels.divide(out.array, total, out.array)
         return out
-
-    def _codec(self, index: int) -> Codec:
-        codec = self.codecs.of_push(self.slices[index])
-        assert codec is not None  # frames are checked as they come
-        return codec
 
     def step(self, commit: Commit, grad_N: Float | None) -> None:
         """Applies one commit; None: an empty round, the values stay and only the version moves on."""

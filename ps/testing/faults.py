@@ -106,6 +106,7 @@ class Schedule:
     pull: str = "none"
     lease_s: float = float("inf")
     grow_at: int | None = None  # clock at which one more parameter is registered
+    factors: bool = False  # one parameter is a matrix, whose gradients are mostly given as factors
 
     def one(self, kind: type[Any], default: Any) -> Any:
         """The only fault of this kind."""
@@ -124,6 +125,7 @@ def draw_schedule(
     push: str = "none",
     pull: str = "none",
     optimizer: str | None = None,
+    factors: bool = False,
 ) -> Schedule:
     """The schedule of this seed. Under `drop` one worker neither crashes nor leaves early, so that the job goes on."""
     rng = Random(f"{seed} {model}")
@@ -168,6 +170,7 @@ def draw_schedule(
         pull,
         lease_s,
         grow_at,
+        factors,
     )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from ps.compression.base import Memory
-from ps.compression.choice import RAW, Frame
+from ps.compression.choice import FACTORS, RAW, Frame
+from ps.factors import Factors
 from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
 from ps.types import Array
 from ps.worker.actions import PushEntry, Settled
-from ps.worker.client import Client
+from ps.worker.client import Client, Gradients
 from ps.worker.verdicts import PushFuture
 
 
@@ -36,6 +38,8 @@ class Life:
         self.summed: dict[int, Array] = {}
         self.weights: dict[int, float] = {}  # clock -> of its accumulated pushes
         self.grads: dict[int, Array] = {}  # of the push that is being made
+        self.factors: dict[int, Factors] = {}  # those of them that came as factors
+        self.owed: set[int] = set()  # slices of which a frame of factors was refused, and not yet sent again
         hooks: dict[str, Callable[..., Any]] = {"_verdicts": self._verdicts, "_values": self._values}
         self.original = {name: getattr(self.session, name) for name in (*hooks, "_ticked")}
         self.original["_send_push"] = self.worker._send_push
@@ -65,9 +69,14 @@ class Life:
                 expect(version > before, "reads", where, f"expected more than version {before}, it was in time")
         return values
 
-    def push(self, grads: Mapping[str, Array], weight: float) -> PushFuture:
+    def push(self, grads: Gradients, weight: float) -> PushFuture:
         """Pushes, and computes what should travel."""
-        self.grads = {self.worker.keyspace.slices_of[name].start: g.reshape(-1) for name, g in grads.items()}
+        given = {self.worker.keyspace.slices_of[name].start: grad for name, grad in grads.items()}
+        self.factors = {slice_id: grad for slice_id, grad in given.items() if isinstance(grad, Factors)}
+        self.grads = {
+            slice_id: product(grad.u, grad.v) if isinstance(grad, Factors) else grad.reshape(-1)
+            for slice_id, grad in given.items()
+        }
         if self.accumulates:
             self._step_replica(self.grads)
             self.weights[self.client.clock] = self.weights.get(self.client.clock, 0.0) + weight
@@ -108,8 +117,9 @@ class Life:
             decoded = self._decoded(slice_id, frame)
             head = (self.rank, self.incarnation, slice_id, seq, self.client.clock, base, weight)
             push = PushSeen(*head, decoded, frame.codec)
-            want = self._frame(slice_id, weight)
+            want = self._factors(slice_id) if frame.codec == FACTORS else self._frame(slice_id, weight)
             same = frame.codec == want.codec and frame.data.tobytes() == want.data.tobytes()
+            same &= _bytes(frame.shared) == _bytes(want.shared)
             where = f"{push} on {self.witness.name(slice_id)}:"
             self.witness.expect(same, "frames", where, f"expected {want}, got {frame}")
             self.pushes.append(push)
@@ -122,10 +132,28 @@ class Life:
         if frame.codec == RAW:
             return np.array(frame.data)
         item = self.worker.keyspace.slices[slice_id]
+        if frame.codec == FACTORS:
+            assert frame.shared is not None
+            u, v, k = frame.data[16:].view(np.float32), frame.shared, len(frame.shared) // item.columns
+            return product(u.reshape(k, item.rows), v.reshape(k, item.columns))
         codec, out = self.codecs.of_push(item), np.zeros(item.size, np.float32)
         assert codec is not None
         codec.decode_add(frame.data, out, 1.0)
         return out
+
+    def _factors(self, slice_id: int) -> Frame:
+        """What should travel of factors: both as they are; not while something of an earlier push is left."""
+        where, given = f"worker {self.rank}: factors of {self.witness.name(slice_id)}", self.factors.get(slice_id)
+        memory = self.memory.get(slice_id)
+        left = memory is not None and memory.residual_N is not None and memory.residual_N.any()
+        self.witness.expect(given is not None and not self.accumulates, "frames", where, "were never given")
+        self.witness.expect(not left, "frames", where, "travel, and leave behind what is left from before")
+        if given is None:
+            return Frame(RAW, np.empty(0))
+        (k, rows), columns = given.u.shape, given.v.shape[1]
+        header = struct.pack("<BBHIQ", FACTORS, 1, 0, k, rows * columns)
+        frame = header + given.u.astype("<f4").tobytes()
+        return Frame(FACTORS, np.frombuffer(frame, np.uint8), given.v.astype("<f4"))
 
     def _frame(self, slice_id: int, weight: float) -> Frame:
         """What should travel for this slice: gradient, accumulated gradients or delta, and what is left from before."""
@@ -137,12 +165,13 @@ class Life:
             frame = self.grads[slice_id]
         item = self.worker.keyspace.slices[slice_id]
         codec, memory = self.codecs.of_push(item), self._memory(slice_id)
-        if codec is not None and self.client.clock >= codec.warmup:
+        if codec is not None and self.client.clock >= codec.warmup and slice_id not in self.owed:
             data = np.empty(codec.bytes_max(item.rows, item.columns), np.uint8)
             length = codec.encode(np.asarray(frame, np.float32), memory, data)
             if length < item.nbytes:
                 return Frame(codec.ID, data[:length])
             frame = self._decoded(slice_id, Frame(codec.ID, data[:length]))
+        self.owed.discard(slice_id)
         if memory.residual_N is not None:
             frame = frame + memory.residual_N if memory.residual_N.any() or codec is not None else frame
             memory.residual_N[:] = 0
@@ -174,9 +203,12 @@ class Life:
             if isinstance(action, Settled) and action.code == Code.LATE:
                 frame, memory = self.arrays.frames[action.push, action.slice].frame, self._memory(action.slice)
                 codec = self.codecs.of_push(self.worker.keyspace.slices[action.slice])
-                if frame.codec != RAW and codec is not None:
+                if frame.codec == FACTORS and memory.residual_N is not None:
+                    memory.residual_N += self._decoded(action.slice, frame)
+                    self.owed.add(action.slice)
+                elif frame.codec not in (RAW, FACTORS) and codec is not None:
                     codec.refund(frame.data, memory)
-                elif memory.residual_N is not None:
+                elif frame.codec == RAW and memory.residual_N is not None:
                     memory.residual_N += frame.data
         return actions
 
@@ -201,3 +233,15 @@ class Life:
     def _ticked(self, shard: int, ticked: Ticked, now: float) -> Any:
         self.ticked[shard] = max(ticked.clock + 1, self.ticked.get(shard, 0))
         return self.original["_ticked"](shard, ticked, now)
+
+
+def product(u_KM: Array, v_KN: Array) -> Array:
+    """What factors stand for, flat, in the order that the servers keep."""
+    total_MN = np.zeros((u_KM.shape[1], v_KN.shape[1]), np.float32)
+    for k, (u_M, v_N) in enumerate(zip(u_KM.astype(np.float32), v_KN.astype(np.float32), strict=True)):
+        total_MN = np.outer(u_M, v_N) if k == 0 else total_MN + np.outer(u_M, v_N)
+    return total_MN.reshape(-1)
+
+
+def _bytes(array: Array | None) -> bytes | None:
+    return None if array is None else array.tobytes()

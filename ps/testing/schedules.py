@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ps.config import RunConfig
+from ps.factors import Factors
 from ps.keyspace import Options
 from ps.sim.links import LinkFaults
 from ps.sim.loop import Simulator
@@ -39,7 +40,7 @@ from ps.testing.lives import Life
 from ps.testing.witness import Batch, Broken, Witness
 from ps.transport.base import Message
 from ps.types import Array, PeerId, worker_peer
-from ps.worker.client import Client
+from ps.worker.client import Client, Gradients
 
 __all__ = [
     "Crash", "Cut", "Fault", "Late", "Leaves", "Lossy", "Reordering", "Repeating", "SlowApply", "SlowWorker",
@@ -49,6 +50,7 @@ __all__ = [
 TIMEOUT_S = 200.0  # virtual; nothing in a schedule takes a tenth of it
 EVENTS_MAX = 100_000  # a run has some hundreds
 ENCODED_ELEMENTS = 45  # of the slices whose frames a codec can make smaller
+MATRIX = (6, 8)  # the shape of the parameter that is pushed as factors
 SHORTENINGS_MAX = 300  # runs that `shorten` may spend
 
 
@@ -82,10 +84,12 @@ class WatchedSimulator(Simulator):
         super().send(sender, to, message)
 
 
-def parameters(grow: bool, elements: int) -> list[Batch]:
+def parameters(grow: bool, elements: int, factors: bool = False) -> list[Batch]:
     """What the scripts register: two dtypes, an integer buffer, and options that keep each in a slice of its own."""
     first: Batch = {
-        "a": (np.arange(elements, dtype=np.float32), Options()),
+        "a": (np.arange(48, dtype=np.float32).reshape(MATRIX), Options())
+        if factors
+        else (np.arange(elements, dtype=np.float32), Options()),
         "b": (np.ones((2, 2), np.float64), Options(lr_scale=2.0)),
         "c": (np.zeros(1, np.float32), Options(lr_scale=0.5)),
         "n": (np.array([7, 8]), Options()),
@@ -104,7 +108,8 @@ class Run:
         options |= dict(consistency=model, resend_s=0.05, timeout_s=TIMEOUT_S, restart_s=TIMEOUT_S)
         config = RunConfig.check(options)
         encoded = config.codecs().of_anything
-        self.batches = parameters(schedule.grow_at is not None, ENCODED_ELEMENTS if encoded else 3)
+        elements = ENCODED_ELEMENTS if encoded else 3
+        self.batches = parameters(schedule.grow_at is not None, elements, schedule.factors)
         self.witness = Witness(config, self.batches)
         shares = {name: schedule.one(kind, kind(0.0)).share for name, kind in LINKS.items()}
         apply_s = schedule.one(SlowApply, SlowApply(0.0)).seconds
@@ -225,12 +230,17 @@ class Run:
                 future.result()
             life.pull(names)
 
-    def _grads(self, dice: Random, names: list[str]) -> dict[str, Array]:
-        """Small integers above 0: every push shows in the sum."""
+    def _grads(self, dice: Random, names: list[str]) -> Gradients:
+        """Small integers above 0: every push shows in the sum, but for factors without rows."""
         arrays = {name: values for batch in self.batches for name, (values, _) in batch.items()}
-        grads = {}
+        grads: dict[str, Array | Factors] = {}
         for name in names:
             like = arrays[name]
+            if self.schedule.factors and name == "a" and dice.random() < 0.9:
+                k = dice.choice([0, 1, 1, 2, 3])
+                u, v = ([[dice.randint(1, 9) for _ in range(n)] for _ in range(k)] for n in MATRIX)
+                grads[name] = Factors(np.reshape(u, (k, MATRIX[0])), np.reshape(v, (k, MATRIX[1])))
+                continue
             grads[name] = np.array([dice.randint(1, 99) for _ in range(like.size)], like.dtype).reshape(like.shape)
         return grads
 
@@ -295,6 +305,8 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
         yield replace(schedule, clocks=clocks)
     if schedule.grow_at is not None:
         yield replace(schedule, grow_at=None)
+    if schedule.factors:
+        yield replace(schedule, factors=False)
     if schedule.servers > 1:
         yield replace(schedule, servers=schedule.servers - 1)
     if schedule.workers > 1 and not any(getattr(fault, "rank", 0) >= schedule.workers - 1 for fault in faults):

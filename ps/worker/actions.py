@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ps.messages import Code, Waiting
 from ps.types import Clock, Int64, PeerId
@@ -39,6 +40,13 @@ class Settled:
 Action: TypeAlias = Send | Deliver | Settled
 
 
+class Thin(NamedTuple):
+    """What travels of a slice that is pushed as factors."""
+
+    nbytes: int
+    group: int  # slices of one group share a buffer: of one shard they travel in one message
+
+
 @dataclass(slots=True)
 class PushEntry:
     """A push that is not settled everywhere."""
@@ -48,6 +56,7 @@ class PushEntry:
     weight: float
     open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
     gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
+    thin: Mapping[int, Thin] = field(default_factory=dict)  # slices whose frames are factors
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, SupportsFloat, TypeVar
 
 from ps.keyspace import Options
 from ps.types import Array
-from ps.worker.client import Client
+from ps.worker.client import Client, Gradients
 from ps.worker.verdicts import PushFuture, Verdict
 
 P = ParamSpec("P")
@@ -69,7 +69,7 @@ class AsyncClient:
         return await self._call(self.sync.pull, names, out=out, timeout=timeout)
 
     async def push(
-        self, grads: Mapping[str, Array], weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
+        self, grads: Gradients, weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
     ) -> PushFuture:
         """As Client.push; await `verdict(future)` for what became of it."""
         return await self._call(self.sync.push, grads, weight, copy=copy, timeout=timeout)
@@ -80,7 +80,7 @@ class AsyncClient:
 
     async def push_pull(
         self,
-        grads: Mapping[str, Array],
+        grads: Gradients,
         weight: float = 1.0,
         *,
         out: Mapping[str, Array] | None = None,

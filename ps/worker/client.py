@@ -7,14 +7,14 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
 
 from ps import kernels
-from ps.compression import compressor
 from ps.errors import ConfigError
-from ps.keyspace import Options, numpy_dtype
+from ps.factors import Factors
+from ps.keyspace import Options, Parameter, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
@@ -22,6 +22,8 @@ from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
 
 log = logging.getLogger("ps")
+
+Gradients: TypeAlias = Mapping[str, Array | Factors]  # by name of the parameter
 
 WEIGHT_MAX = 1e12  # and 1 / WEIGHT_MAX at least: float32 holds sums of weights, and their products with gradients
 REASON_BYTES_MAX = 8000
@@ -32,7 +34,9 @@ class Client:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._states: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+        encoder = worker.arrays.encoder  # residuals belong to a checkpoint
+        self._states: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]
+        self._states = {"ps.compression": (encoder.state, encoder.load_state)}
         self._closed = False
         self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
@@ -83,7 +87,8 @@ class Client:
         """Registers a batch of parameters; all workers register the same batches in the same order.
 
         values: name -> initial array (float16, bfloat16, float32, float64; integers are stored only). Those of the
-        lowest live rank hold; a joiner gets the servers'. options: per name. Returns the same names, untouched.
+        lowest live rank hold; a joiner gets the servers'. options: per name; what the run says of a
+        name (RunConfig.parameters) goes before them. Returns the same names, untouched.
         Raises: ConfigError naming the parameter; DeadlineError.
         """
         self._open("register")
@@ -92,19 +97,16 @@ class Client:
             if not isinstance(name, str):
                 raise ConfigError(f"register: expected names as str, got {name!r}")
             arrays[name] = np.asarray(array)
-        for given in (options or {}).values():
-            for spec in (given.push_compression, given.pull_compression):
-                if spec is not None:
-                    compressor(spec)
         if not arrays:
             raise ConfigError("register: expected at least one parameter, got none")
         for name in options or {}:
             if name not in arrays:
                 raise ConfigError(f"register: options: expected names among {', '.join(arrays)}, got {name!r}")
         seconds, worker = self._timeout(timeout), self._worker
+        chosen = {name: worker.config.options_of(name, (options or {}).get(name, Options())) for name in arrays}
         worker.poll()
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.missing.verdicts())
-        worker.register(arrays, options or {}, seconds)
+        worker.register(arrays, chosen, seconds)
         return dict(values)
 
     def pull(
@@ -127,13 +129,14 @@ class Client:
         return outputs
 
     def push(
-        self, grads: Mapping[str, Array], weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
+        self, grads: Gradients, weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
     ) -> PushFuture:
         """Sends gradients (or deltas, under `add`) of this clock and returns at once.
 
-        grads: name -> array of the registered shape. weight: examples behind them. copy=False: the arrays are sent as
-        they are, and must not be written before the future is done. A push with NaN or Inf is dropped whole, warned
-        about by name and counted; its future says Refused. Raises: ConfigError naming parameter and shape.
+        grads: name -> array of the registered shape, or `ps.Factors(u, v)` for one that is a product: then what takes
+        less time travels. weight: examples behind them. copy=False: arrays are sent as they are, and must not be
+        written before the future is done. A push with NaN or Inf is dropped whole, warned about by name and counted;
+        its future says Refused. Raises: ConfigError naming parameter and shape.
         """
         self._registered("push")
         weight, arrays = _weight(weight), self._checked_grads(grads)
@@ -151,7 +154,7 @@ class Client:
 
     def push_pull(
         self,
-        grads: Mapping[str, Array],
+        grads: Gradients,
         weight: float = 1.0,
         *,
         out: Mapping[str, Array] | None = None,
@@ -312,26 +315,20 @@ class Client:
         if not self._worker.batches:
             raise ConfigError(f"{call}: no parameters yet; call client.register({{name: array}}) first")
 
-    def _checked_grads(self, grads: Mapping[str, Array]) -> dict[str, Array]:
+    def _checked_grads(self, grads: Gradients) -> dict[str, Array | Factors]:
+        """Each in its parameter's master dtype; factors only where they are to travel."""
         keyspace = self._worker.keyspace
         ids = keyspace.slice_ids(_mapping("push", grads))
-        arrays = {}
+        arrays: dict[str, Array | Factors] = {}
         for name, grad in grads.items():
-            array, parameter = np.asarray(grad), keyspace.parameters[keyspace.index_of[name]]
-            if tuple(array.shape) != parameter.shape:
-                raise ConfigError(f"push of {name!r}: expected shape {parameter.shape}, got {tuple(array.shape)}")
+            parameter = keyspace.parameters[keyspace.index_of[name]]
             if not parameter.trainable:
                 what = "is frozen" if parameter.options.frozen else f"has dtype {parameter.dtype}"
                 raise ConfigError(
                     f"push of {name!r}: expected a trainable parameter, got one that {what}, which is stored and "
                     f"pulled only; leave it out"
                 )
-            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-                raise ConfigError(f"push of {name!r}: expected an array of real numbers, got dtype {array.dtype}")
-            if array.dtype != parameter.master or not array.flags.c_contiguous:
-                with np.errstate(over="ignore"):  # what overflows is found as Inf
-                    array = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
-            arrays[name] = array
+            arrays[name] = grad.fitted(parameter) if isinstance(grad, Factors) else _fitted(grad, parameter)
         for slice_id in ids:
             members = [keyspace.parameters[piece.parameter].name for piece in keyspace.slices[slice_id].pieces]
             absent = [name for name in members if name not in arrays]
@@ -340,10 +337,17 @@ class Client:
                     f"push of {next(m for m in members if m in arrays)!r}: it travels in one slice with "
                     f"{', '.join(map(repr, absent[:4]))}; push them together (zeros where there is no gradient)"
                 )
+        for name, grad in arrays.items():
+            if isinstance(grad, Factors):
+                arrays[name] = self._worker.schemes.chosen(name, grad)
         return arrays
 
-    def _bad(self, arrays: Mapping[str, Array]) -> str:
-        """Names of gradients with NaN or Inf, for which the push is dropped: counted and warned about here."""
+    def _bad(self, grads: Gradients) -> str:
+        """Names of gradients with NaN or Inf, for which the push is dropped: counted and warned about here.
+
+        Factors that are to travel are known to be finite.
+        """
+        arrays = {name: grad for name, grad in grads.items() if not isinstance(grad, Factors)}
         with np.errstate(all="ignore"):  # a finite sum proves it; one that is not may only have overflowed
             suspects = [name for name, array in arrays.items() if not math.isfinite(np.add.reduce(array, axis=None))]
         if bad := ", ".join(name for name in suspects if not _finite(arrays[name])):
@@ -369,6 +373,19 @@ class Client:
                 got = "a read-only one" if array.flags.c_contiguous else f"strides {array.strides}"
                 raise ConfigError(f"pull: out[{name!r}]: expected a writeable C-contiguous array, got {got}")
         return out
+
+
+def _fitted(grad: Any, parameter: Parameter) -> Array:
+    """The gradient as a contiguous array of the master dtype."""
+    array, what = np.asarray(grad), f"push of {parameter.name!r}"
+    if tuple(array.shape) != parameter.shape:
+        raise ConfigError(f"{what}: expected shape {parameter.shape}, got {tuple(array.shape)}")
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise ConfigError(f"{what}: expected an array of real numbers, got dtype {array.dtype}")
+    if array.dtype != parameter.master or not array.flags.c_contiguous:
+        with np.errstate(over="ignore"):  # what overflows is found as Inf
+            array = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
+    return array
 
 
 def _finite(array: Array) -> bool:

@@ -6,7 +6,7 @@ Calls of the training loop and messages in, actions out. S: all registered slice
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,12 @@ from ps.messages import (
 )
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
 from ps.wire import PART_BYTES
-from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled
+from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled, Thin
 from ps.worker.resends import INIT, Key, Resends
 
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
+NOTHING_THIN: Mapping[int, Thin] = {}
 
 
 class Session:
@@ -146,14 +147,19 @@ class Session:
             sum(int(s) in one for one in open_pushes) >= PUSHES_IN_FLIGHT_MAX for s in slice_ids
         )
 
-    def push(self, slice_ids: Int64, weight: float, now: float) -> tuple[PushEntry, list[Action]]:
-        """Gives out the push numbers; what an earlier incarnation has pushed of this clock is left out."""
+    def push(
+        self, slice_ids: Int64, weight: float, now: float, thin: Mapping[int, Thin] = NOTHING_THIN
+    ) -> tuple[PushEntry, list[Action]]:
+        """Gives out the push numbers; what an earlier incarnation has pushed of this clock is left out.
+
+        thin: what travels of the slices that are pushed as factors.
+        """
         ids = slice_ids[self.finished_S[slice_ids] <= self.clock]
         if self.ahead:
             ids = np.array([i for i in ids.tolist() if not self._is_repeated(i)], np.int64)
         self.seq_S[ids] += 1
         self.wrote_S[ids] = True
-        entry = PushEntry(self._take_id(), self.clock, weight, {})
+        entry = PushEntry(self._take_id(), self.clock, weight, {}, thin=thin)
         for slice_id, seq, base in zip(ids.tolist(), self.seq_S[ids].tolist(), self.base_S[ids].tolist(), strict=True):
             entry.open[slice_id] = (seq, base)
             self._push_of[slice_id, seq] = entry.id
@@ -315,10 +321,20 @@ class Session:
             case _:
                 return [Send(to, Leave(rank, incarnation))]
 
-    def _parts(self, ids: Int64) -> list[Int64]:
-        """Cuts a list of slices where their bytes pass PART_BYTES: the shard works on the first while the next come."""
-        part_E = np.cumsum(self.nbytes_S[ids]) // PART_BYTES
-        return np.split(ids, np.flatnonzero(np.diff(part_E)) + 1)
+    def _parts(self, ids: Int64, thin: Mapping[int, Thin] = NOTHING_THIN) -> list[Int64]:
+        """Cuts a list of slices where their bytes pass PART_BYTES: the shard works on the first while the next come.
+
+        Slices that share a buffer stay together: it travels once.
+        """
+        nbytes_E = self.nbytes_S[ids]
+        joined_E = np.zeros(max(len(ids) - 1, 0), np.bool_)  # with the one before
+        if thin:
+            known = [thin.get(slice_id) for slice_id in ids.tolist()]
+            nbytes_E = np.array([int(n) if one is None else one.nbytes for n, one in zip(nbytes_E, known, strict=True)])
+            group = [-1 - place if one is None else one.group for place, one in enumerate(known)]
+            joined_E = np.diff(group) == 0
+        cut_E = (np.diff(np.cumsum(nbytes_E) // PART_BYTES) > 0) & ~joined_E
+        return np.split(ids, np.flatnonzero(cut_E) + 1)
 
     def _push_messages(self, to: PeerId, shard: int, push: int) -> list[Send]:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
@@ -329,7 +345,7 @@ class Session:
         if not ids:
             return [Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))]
         sends = []
-        for part in self._parts(np.array(ids)):
+        for part in self._parts(np.array(ids), entry.thin):
             seq_E, base_E = np.array([entry.open[s] for s in part.tolist()]).T
             body = Push(*head, entry.clock, entry.weight, part, seq_E, base_E)
             sends.append(Send(to, body, push=push))

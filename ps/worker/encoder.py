@@ -1,5 +1,7 @@
 """From gradients to what travels of them: adds what earlier frames have left, encodes, keeps what this one leaves.
 
+Factors are exact: they leave nothing, and take nothing along. What a refused one held travels whole and dense next.
+
 Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019): residuals are in gradient units, by
 slice, and belong to the worker's checkpoint. A frame that was refused goes back into them.
 """
@@ -11,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ps import kernels
+from ps import factors, kernels
 from ps.buffers import Buffer, Pool
 from ps.compression.base import Codec, Memory
-from ps.compression.choice import RAW, Codecs, Frame
+from ps.compression.choice import FACTORS, RAW, Codecs, Frame
 from ps.errors import FrameError
+from ps.factors import Factors
 from ps.keyspace import Keyspace, Slice
 from ps.types import Array, Float
 
@@ -25,15 +28,16 @@ log = logging.getLogger("ps")
 class Packed:
     """One frame and the buffer that it lies in."""
 
-    __slots__ = ("buffer", "codec", "length")
+    __slots__ = ("buffer", "codec", "length", "shared")
 
-    def __init__(self, codec: int, buffer: Buffer, length: int = -1) -> None:
+    def __init__(self, codec: int, buffer: Buffer, length: int = -1, shared: Array | None = None) -> None:
         self.codec, self.buffer, self.length = codec, buffer, length  # length in bytes; -1: all of the buffer
+        self.shared = shared
 
     @property
     def frame(self) -> Frame:
         array = self.buffer.array
-        return Frame(self.codec, array if self.length < 0 else array[: self.length])
+        return Frame(self.codec, array if self.length < 0 else array[: self.length], self.shared)
 
 
 class Encoder:
@@ -43,16 +47,16 @@ class Encoder:
         self.keyspace, self.codecs, self.pool, self.seed = keyspace, codecs, pool, seed
         self.memory: dict[int, Memory] = {}  # by slice; of raw slices only while something is left
         self._codec: dict[int, Codec | None] = {}
+        self._owed: set[int] = set()  # slices of which a frame of factors was refused
 
     def pack(self, slice_id: int, grad: Buffer, clock: int, lr: float) -> Packed:
         """The frame of a gradient or delta pushed at `clock`; takes over the hold of `grad`. lr: the rate in force."""
         codec = self.codec(slice_id)
-        if codec is not None and slice_id not in self.memory:
-            self.memory[slice_id] = codec.memory(*self._shape(slice_id), self._seed(slice_id))
-        memory = self.memory.get(slice_id)
+        memory = self.memory.get(slice_id) if codec is None else self._memory(slice_id)
         if memory is not None:
             self._rescale(memory, lr)
-        if codec is None or memory is None or clock < codec.warmup:
+        if codec is None or memory is None or clock < codec.warmup or slice_id in self._owed:
+            self._owed.discard(slice_id)
             return Packed(RAW, self._with_residual(slice_id, grad))
         rows, columns = self._shape(slice_id)
         frame = self.pool.take("uint8", codec.bytes_max(rows, columns))
@@ -73,17 +77,25 @@ class Encoder:
         grad.release()
         return Packed(RAW, self._with_residual(slice_id, raw))
 
+    def pack_factors(self, slice_id: int, grad: Factors, shared: Array) -> Packed:
+        """The frame of a slice whose gradient are rows of a product. shared: its V, as it travels."""
+        piece, columns = self.keyspace.slices[slice_id].pieces[0], grad.v.shape[1]
+        data = factors.encode(grad, piece.start // columns, piece.stop // columns)
+        return Packed(FACTORS, Buffer(self.pool, data, lent=True), shared=shared)  # of all lengths: nothing for a pool
+
     def refund(self, slice_id: int, packed: Packed, lr: float) -> None:
         """What a refused frame held travels with the next one (conservation, G9)."""
         item = self.keyspace.slices[slice_id]
         if not self.codecs.feeds_back(item):
             return
-        memory = self.memory.get(slice_id)
-        if memory is None:
-            memory = self.memory[slice_id] = Memory(*self._shape(slice_id), np.zeros(item.size, item.dtype))
+        memory = self._memory(slice_id)
         self._rescale(memory, lr)
         codec = self.codec(slice_id)
-        if packed.codec == RAW or codec is None:
+        if packed.codec == FACTORS:
+            assert memory.residual_N is not None
+            self.codecs.decode_add(item, packed.frame, memory.residual_N, 1.0)
+            self._owed.add(slice_id)
+        elif packed.codec == RAW or codec is None:
             assert memory.residual_N is not None
             memory.residual_N += packed.frame.data
         else:
@@ -114,6 +126,16 @@ class Encoder:
                 self.memory[slice_id] = _imported(given, item, self._shape(slice_id))
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _memory(self, slice_id: int) -> Memory:
+        """What is remembered of this slice, from now on at the latest; of a raw one, all that is left."""
+        if slice_id not in self.memory:
+            codec, item = self.codec(slice_id), self.keyspace.slices[slice_id]
+            if codec is None:
+                self.memory[slice_id] = Memory(*self._shape(slice_id), np.zeros(item.size, item.dtype))
+            else:
+                self.memory[slice_id] = codec.memory(*self._shape(slice_id), self._seed(slice_id))
+        return self.memory[slice_id]
 
     def _shape(self, slice_id: int) -> tuple[int, int]:
         item = self.keyspace.slices[slice_id]

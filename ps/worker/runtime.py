@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ps import kernels, wire
+from ps import factors, kernels, wire
 from ps.buffers import Buffer
-from ps.compression.choice import RAW, Codecs
+from ps.compression.auto import AUTO, decided
+from ps.compression.choice import RAW, Codecs, Frame
+from ps.compression.summary import summary
 from ps.config import RunConfig
+from ps.consistency import Gather
 from ps.errors import ConfigError, DeadlineError, FrameError, PeerError, StoppedError
+from ps.factors import Factors
 from ps.keyspace import Keyspace, Options, Parameter
 from ps.messages import (
     BarrierOpen,
@@ -27,6 +32,7 @@ from ps.messages import (
     EpochEnd,
     Log,
     LrSet,
+    Probe,
     Progress,
     Register,
     Registered,
@@ -41,17 +47,20 @@ from ps.optim.sgd import Sgd
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
-from ps.worker.actions import Action, Deliver, PushEntry, Send, Settled
+from ps.worker.actions import Action, Deliver, PushEntry, Send, Settled, Thin
 from ps.worker.arrays import Arrays
 from ps.worker.core import Session
+from ps.worker.encoder import Packed
 from ps.worker.missing import Missing
 from ps.worker.port import Port
+from ps.worker.probe import measured
 from ps.worker.resends import INIT
+from ps.worker.schemes import Schemes
 
 log = logging.getLogger("ps")
 
 Verdict = tuple[Code, int]
-Take = Callable[[int], Buffer]  # slice -> what is pushed of it
+Take = Callable[[int], Buffer | Packed]  # slice -> its gradient, or the frame where that is known already
 LEASE_BEATS = 4  # signs of life per lease, while waiting
 REPORT_S = 0.1  # the controller hears of progress and logged values so often
 
@@ -75,6 +84,7 @@ class Worker:
         self.behind: Waiting | None = None  # whom a barrier, or a batch without initial values, waits for
         self.lr_asked = self.lr_set = 0  # changes that this worker asked for; the last that is in force
         self.epoch_ended = -1
+        self.probed = 0  # the last probe that has come back
         self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
         self._initial: dict[int, Buffer] = {}
         self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
@@ -124,6 +134,7 @@ class Worker:
         self.has_session = True
         keeps = cadence.lazy or cadence.local_lr is not None
         self.arrays = Arrays(self.keyspace, cadence, keeps, codecs, ((self.config.seed or 0) << 20) + self.rank)
+        self.schemes = Schemes(self.keyspace, self.session, self.arrays.encoder, self.config)
         self.perform(self.session.join(self.port.now()))
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
@@ -133,18 +144,33 @@ class Worker:
 
     def register(self, batch: Mapping[str, Array], options: Mapping[str, Options], timeout_s: float) -> None:
         """One batch of parameters; returns when they are placed and, where it is on us, initialised."""
-        parameters = [Parameter.of(name, values, options.get(name, Options())) for name, values in batch.items()]
+        parameters = [Parameter.of(name, values, options[name]) for name, values in batch.items()]
         number = self.batches
         specs = tuple(Spec.of(parameter) for parameter in parameters)
-        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs))
+        link = measured(self, timeout_s) if self.config.compression == AUTO else 0.0
+        if link:
+            self.schemes.machine = replace(self.schemes.machine, link_bytes_per_s=link)
+        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs, link))
         reply = self._registered(number, timeout_s)
+        if reply.compression:
+            parameters = [replace(p, options=decided(self.config, p.options, reply.compression)) for p in parameters]
+            self._say(f"compression {reply.compression}: {reply.why}")
+        if any(p.options.push_compression not in (None, "none") for p in parameters):
+            self.session.overlays = False
         ids = self.keyspace.extend(parameters)
+        shared = isinstance(self.session.model.commit(1), Gather)
+        self._say(summary((self.keyspace.slices[i] for i in ids), self.arrays.codecs, self.size, shared))
         self.batches += 1
         self.session.place(reply.shard_E, np.array([self.keyspace.slices[i].nbytes for i in ids]))
         if reply.initialise:
             self._initialise(ids, batch, timeout_s)
             self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
             self._registered(number, timeout_s)
+
+    def _say(self, text: str) -> None:
+        """One worker tells the user what holds for all."""
+        if text and self.rank == 0 and self.incarnation == 1:
+            print(f"ps: {text}", file=sys.stderr, flush=True)
 
     def _registered(self, number: int, timeout_s: float) -> Registered:
         """The controller's answer: where the batch lives."""
@@ -164,15 +190,16 @@ class Worker:
 
     # ---- push, pull, tick -------------------------------------------------------------------------------------------
 
-    def push(self, grads: Mapping[str, Array], weight: float, copy: bool, timeout_s: float) -> int:
+    def push(self, grads: Mapping[str, Array | Factors], weight: float, copy: bool, timeout_s: float) -> int:
         """Encodes and sends (or accumulates) one push; returns its id, or 0 when nothing travelled."""
-        ids, take = self._ready_to_push(grads, copy, timeout_s)
+        ids, thin, take = self._ready_to_push(grads, copy, timeout_s)
         if not self.session.model.cadence.accumulates:
-            return self._send_push(*self.session.push(ids, weight, self.port.now()), take)
+            return self._send_push(*self.session.push(ids, weight, self.port.now(), thin), take)
         arrays, clock = self.arrays, self.session.clock
         arrays.weights[clock] = arrays.weights.get(clock, 0.0) + weight
         for slice_id in ids.tolist():
             buffer = take(slice_id)
+            assert isinstance(buffer, Buffer)  # factors do not accumulate
             self._step_replica(slice_id, buffer)
             arrays.accumulate(slice_id, buffer.array, weight)
             buffer.release()
@@ -180,7 +207,7 @@ class Worker:
 
     def push_pull(
         self,
-        grads: Mapping[str, Array],
+        grads: Mapping[str, Array | Factors],
         weight: float,
         names: list[str],
         outputs: Mapping[str, Array],
@@ -193,8 +220,8 @@ class Worker:
             self.tick(timeout_s)
             self.pull(names, outputs, timeout_s)
             return
-        ids, take = self._ready_to_push(grads, True, timeout_s)
-        entry, parts = session.push(ids, weight, self.port.now())
+        ids, thin, take = self._ready_to_push(grads, True, timeout_s)
+        entry, parts = session.push(ids, weight, self.port.now(), thin)
         self.perform(session.tick(self.port.now()))
 
         def send() -> None:
@@ -202,8 +229,10 @@ class Worker:
 
         self._fetch(names, outputs, timeout_s, meanwhile=send)  # no poll before: the push has no frames to send again
 
-    def _ready_to_push(self, grads: Mapping[str, Array], copy: bool, timeout_s: float) -> tuple[Int64, Take]:
-        """The slices of a push, and what gives the gradient of each."""
+    def _ready_to_push(
+        self, grads: Mapping[str, Array | Factors], copy: bool, timeout_s: float
+    ) -> tuple[Int64, Mapping[int, Thin], Take]:
+        """The slices of a push, those among them that travel as factors, and what gives the gradient of each."""
         self.poll()
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(grads), np.int64)
@@ -213,11 +242,27 @@ class Worker:
         if not cadence.accumulates:
             self.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "push: " + self.missing.verdicts())
         copy |= self.config.clip_norm is not None  # else the caller's arrays are written
+        products = {name: grad for name, grad in grads.items() if isinstance(grad, Factors)}
+        dense = {name: grad for name, grad in grads.items() if not isinstance(grad, Factors)}
+        for name in [name for name in products if self.schemes.owes(name)]:  # known only now that all news is in
+            dense[name] = products.pop(name).product()
+        thin, take_thin = self._thin(products)
         if self.config.clip_norm is None:
-            return ids, lambda slice_id: arrays.gather(slice_id, grads, copy)
-        fresh = {i: arrays.gather(i, grads, copy) for i in ids.tolist()}
+            return ids, thin, lambda i: take_thin(i) if i in thin else arrays.gather(i, dense, copy)
+        fresh = {i: arrays.gather(i, dense, copy) for i in ids.tolist()}
         arrays.clip(fresh.values(), self.config.clip_norm)
-        return ids, fresh.__getitem__
+        return ids, thin, fresh.__getitem__
+
+    def _thin(self, grads: dict[str, Factors]) -> tuple[Mapping[int, Thin], Callable[[int], Packed]]:
+        """What travels of parameters that are pushed as factors, and what gives the frame of each of their slices."""
+        shared = {name: factors.shared(grad) for name, grad in grads.items()}
+        owner = {slice_id: name for name in grads for slice_id in self.keyspace.slices_of[name]}
+
+        def take(slice_id: int) -> Packed:
+            name = owner[slice_id]
+            return self.arrays.encoder.pack_factors(slice_id, grads[name], shared[name])
+
+        return self.schemes.thin(grads), take
 
     @property
     def _rate(self) -> float:
@@ -235,11 +280,12 @@ class Worker:
         for part in parts:
             assert isinstance(part, Send)
             for slice_id in part.body.slice_E.tolist():
-                buffer = take(slice_id)
-                if not self.session.model.cadence.accumulates:
-                    self._step_replica(slice_id, buffer)
-                packed = self.arrays.encoder.pack(slice_id, buffer, self.session.clock, self._rate)
-                self.arrays.frames[entry.id, slice_id] = packed
+                taken = take(slice_id)
+                if isinstance(taken, Buffer):
+                    if not self.session.model.cadence.accumulates:
+                        self._step_replica(slice_id, taken)
+                    taken = self.arrays.encoder.pack(slice_id, taken, self.session.clock, self._rate)
+                self.arrays.frames[entry.id, slice_id] = taken
             self.perform([part])
         return entry.id
 
@@ -401,7 +447,7 @@ class Worker:
             return
         self._hand = message
         kind, _, shard = sender.partition(":")
-        if kind == "server":
+        if kind == "server" and not isinstance(body, Probe):
             if self.has_session:
                 self.perform(self.session.handle(int(shard), body, self.port.now()), body)
         else:
@@ -421,6 +467,8 @@ class Worker:
                 self.behind = body
             case LrSet(number):
                 self.lr_set = max(self.lr_set, number)
+            case Probe(number):
+                self.probed = number
             case EpochEnd(epoch):
                 self.epoch_ended = max(self.epoch_ended, epoch)
             case Stop():
@@ -467,7 +515,10 @@ class Worker:
             frames = [one.frame for one in packed]
             buffers = [frame.data for frame in frames]
             if any(frame.codec != RAW for frame in frames):
-                body = replace(body, codec_K=np.array([frame.codec for frame in frames], np.uint8))
+                codec_K = np.array([frame.codec for frame in frames], np.uint8)
+                shared_K, more = _shared(frames)
+                body = replace(body, codec_K=codec_K, shared_K=shared_K)
+                buffers += more
             self.metrics.count("push_messages", direction="sent")
             self.metrics.count("push_bytes", sum(data.nbytes for data in buffers), direction="sent")
         elif send.init:
@@ -492,5 +543,16 @@ class Worker:
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload."""
+        self.send(to, Message(wire.encode(body, self.job)))
+
+    def send(self, to: PeerId, message: Message) -> None:
+        """Any message."""
         self.check_process()
-        self._outbox.send(to, Message(wire.encode(body, self.job)))
+        self._outbox.send(to, message)
+
+
+def _shared(frames: list[Frame]) -> tuple[Int64, list[Array]]:
+    """The buffers that frames share, each once, and for every frame the number of its own, from 1; 0: none."""
+    shared = {id(frame.shared): frame.shared for frame in frames if frame.shared is not None}
+    number = {key: place for place, key in enumerate(shared, 1)}
+    return np.array([number.get(id(frame.shared), 0) for frame in frames]), list(shared.values())

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+from ps.kernels import dispatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -49,21 +54,45 @@ def test_import_brings_only_what_is_listed(brought: set[str]) -> None:
     assert brought <= LIGHT
 
 
-def test_wheel_holds_the_whole_package_and_imports(tmp_path: Path) -> None:
+def wheel_of_the_checkout(folder: Path, env: dict[str, str] | None = None) -> zipfile.ZipFile:
+    """Built without isolation, so without a network, in `folder`."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    build = [*pip, "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(CHECKOUT)]
-    done = subprocess.run(build, capture_output=True, text=True, timeout=100)
+    build = [*pip, "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder), str(CHECKOUT)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=100, env=env)
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        shipped = {name for name in archive.namelist() if name.startswith("ps/")}
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def native_modules(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith("ps/kernels/_native") and name.endswith(".so")]
+
+
+def test_wheel_holds_the_whole_package_and_imports(tmp_path: Path) -> None:
+    with wheel_of_the_checkout(tmp_path) as archive:
+        names = archive.namelist()
         archive.extractall(tmp_path / "site")
+    shipped = {name for name in names if name.startswith("ps/")}
     ours = [path for path in CHECKOUT.glob("ps/**/*") if path.suffix in (".py", ".pyi", ".typed")]
     assert "ps/py.typed" in shipped
     assert shipped >= {path.relative_to(CHECKOUT).as_posix() for path in ours}
+    if dispatch._native is not None:  # so there is a compiler here
+        assert len(native_modules(names)) == 1
     # -S: the development install would put this checkout first.
     path = [str(tmp_path / "site"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     script = f"import sys; sys.path[:0] = {path!r}; import ps; print(*ps.__path__)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "site" / "ps")
+
+
+def test_wheel_builds_without_a_compiler_and_then_has_no_native_module(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("cmake", "make", "ninja"):
+        if found := shutil.which(tool, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])):
+            (tools / tool).symlink_to(found)
+    env = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX", "CMAKE_ARGS")}
+    with wheel_of_the_checkout(tmp_path, env | {"PATH": str(tools)}) as archive:
+        names = archive.namelist()
+    assert "ps/kernels/updates.py" in names and native_modules(names) == []

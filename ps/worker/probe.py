@@ -1,0 +1,34 @@
+"""How fast the link to a server is: one buffer there and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ps import wire
+from ps.messages import Probe
+from ps.transport.base import Message
+from ps.types import server_peer
+
+if TYPE_CHECKING:
+    from ps.worker.runtime import Worker
+
+SIZES = (1 << 10, 1 << 20)  # bytes; the first pays for connecting, the difference of the two is the link
+
+
+LINK_MAX = 1e12  # bytes per second; where no time passes at all
+
+
+def measured(worker: Worker, timeout_s: float) -> float:
+    """Bytes per second to server 0 and back. Raises: DeadlineError."""
+    seconds = [_there_and_back(worker, size, timeout_s) for size in (SIZES[0], *SIZES)]
+    passed = seconds[-1] - seconds[-2]
+    return min(2 * (SIZES[1] - SIZES[0]) / passed, LINK_MAX) if passed > 0 else LINK_MAX
+
+
+def _there_and_back(worker: Worker, size: int, timeout_s: float) -> float:
+    number, began = worker.probed + 1, worker.port.now()
+    worker.send(server_peer(0), Message(wire.encode(Probe(number), worker.job), [np.zeros(size, np.uint8)]))
+    worker.wait(lambda: worker.probed >= number, timeout_s, lambda: "the link: server 0 has not answered a probe")
+    return worker.port.now() - began
