@@ -118,7 +118,11 @@ def test_a_check_that_cannot_be_made_is_a_problem(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     ("twin", "asked", "level", "remedy"),
-    [(False, None, "ok", ""), (True, None, "warning", "install a C++20 compiler"), (True, "twin", "warning", "unset it")],
+    [
+        (False, None, "ok", ""),
+        (True, None, "warning", "install a C++20 compiler"),
+        (True, "twin", "warning", "unset it"),
+    ],
 )
 def test_who_computes_is_told_and_what_would_be_faster(twin: bool, asked: str | None, level: str, remedy: str) -> None:
     finding = packages.computing("avx2", twin, asked, "1 ns")
