@@ -11,7 +11,7 @@ NATIVE := build/native/installed
 # worksteal, not loadfile: loadfile runs a test that killed its worker again and again (pytest-xdist#1371), so one hang
 # would cost minutes; worksteal fails it once and runs all the others.
 PYTEST := $(PY) -m pytest -n auto --dist worksteal
-TYPED := $(foreach d,ps examples benchmarks tests,$(if $(wildcard $(d)/*.py),$(d)))
+TYPED := $(foreach d,ps examples benchmarks experiments tests,$(if $(wildcard $(d)/*.py),$(d)))
 
 .DEFAULT_GOAL := help
 .PHONY: help test soak bench demo native lint style types format clean

@@ -50,6 +50,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Register(RANK, INCARNATION, 0, SPECS),
     m.Registered(0, True, 1, IDS),
     m.Place(0, SPECS, 1, IDS),
+    m.Probe(1),
     m.Placed(0, 1),
     m.Progress(RANK, INCARNATION, CLOCK),
     m.Committed(0, 1_000),

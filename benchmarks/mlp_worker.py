@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
@@ -25,7 +26,7 @@ Array = np.ndarray[Any, Any]
 def initial() -> dict[str, Array]:
     rng = np.random.default_rng(0)
     values: dict[str, Array] = {}
-    for layer, (inputs, outputs) in enumerate(zip(UNITS, UNITS[1:], strict=False)):
+    for layer, (inputs, outputs) in enumerate(pairwise(UNITS)):
         values[f"w{layer}"] = (rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)).astype(np.float32)
         values[f"b{layer}"] = np.zeros(outputs, np.float32)
     return values

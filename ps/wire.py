@@ -169,7 +169,7 @@ def _unpack_fields(cls: type[M], values: Any) -> M:
 
 
 def _check_lengths(cls: type[Any], values: list[Any]) -> None:
-    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths. A `_K` is like `_E`, or empty."""
+    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths. A `_K` is as `_E`, or empty."""
     entries = 0
     for places in _PARALLEL[cls]:
         length = len(values[places[0]])

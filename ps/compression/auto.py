@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ps.kernels.dispatch import IN_USE, TWIN
 from ps.compression.base import Codec
 from ps.compression.choice import Codecs
 from ps.compression.rules import AUTO
 from ps.compression.summary import in_mb
 from ps.config import RunConfig
 from ps.cost import encoded_s, link_s
+from ps.kernels.dispatch import IN_USE, TWIN
 from ps.keyspace import Keyspace, Options, Parameter
 
 __all__ = ["AUTO", "Decision", "decide", "decided"]

@@ -26,7 +26,8 @@ def summary(slices: Iterable[Slice], codecs: Codecs, workers: int, shared: bool)
     by_push, by_pull = ("+".join(sorted(found, key=lambda name: name == "raw")) for found in names)
     held = views if shared else views * workers
     return (
-        f"{in_mb(whole)} of parameters: pushes {by_push}, at most {in_mb(pushed)}; pulls {by_pull}, at most {in_mb(pulled)}; "
+        f"{in_mb(whole)} of parameters: "
+        f"pushes {by_push}, at most {in_mb(pushed)}; pulls {by_pull}, at most {in_mb(pulled)}; "
         f"memory beside that of an uncompressed run: {in_mb(residuals + views)} in each worker, {in_mb(held)} in the "
         f"servers together"
     )

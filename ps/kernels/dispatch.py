@@ -45,6 +45,14 @@ IN_USE = _choose()
 
 
 def kernel(twin: F) -> F:
-    """The kernel that `twin` defines: the native one of the same name; the twin itself where there is none (yet)."""
-    chosen: F = twin if IN_USE == TWIN else getattr(_native, twin.__name__, twin)
-    return chosen
+    """The kernel that `twin` defines: the native one of the same name, or the twin itself."""
+    if IN_USE == TWIN:
+        return twin
+    try:
+        native: F = getattr(_native, twin.__name__)
+    except AttributeError:
+        raise ImportError(
+            f"ps.kernels._native has no {twin.__name__}: it is older than this source; `make native` builds it again, "
+            f"PS_KERNELS=twin does without"
+        ) from None
+    return native

@@ -420,7 +420,9 @@ def test_registered_state_goes_round(seed: int | None) -> None:
         assert (rng.random(3) == drawn).all() and position == [3]
         with pytest.raises(ps.ConfigError, match="'rng' is registered already"):
             client.register_state("rng", dict, lambda _: None)
-        with pytest.raises(ps.ConfigError, match="'momentum' is not registered; known: ps.compression, rng, position"):
+        with pytest.raises(
+            ps.ConfigError, match=r"'momentum' is not registered; known: ps\.compression, rng, position"
+        ):
             client.load_state({"momentum": 0})
 
     run(seed, train)

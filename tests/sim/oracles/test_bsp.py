@@ -27,6 +27,7 @@ RULES = {
     "adagrad:lr=0.1,eps=1e-6": "adagrad:lr=0.1,eps=1e-6",
     "adam:lr=0.03": "adam:lr=0.03",
     "adamw:lr=0.03,weight_decay=0.1": "adamw:lr=0.03,weight_decay=0.1",
+    "onebit_adam:lr=0.03,warmup=2": "onebit_adam:lr=0.03,warmup=2",
     "rmsprop:lr=0.03,decay=0.8": "rmsprop:lr=0.03,decay=0.8",
     "ftrl:lr=0.1,l1=0.01,l2=0.1": "ftrl:lr=0.1,l1=0.01,l2=0.1",
     "staleness+momentum:lr=0.1,decay=0.8": "momentum:lr=0.1,decay=0.8",
@@ -69,7 +70,7 @@ def test_bsp_is_one_process_to_the_bit(seed: int, rule: str, workers: int) -> No
     )  # fmt: skip
     rates = "cosine:clocks=6,warmup=2" if draw.random() < 0.3 else "constant"
     run = simulate(
-        problem.train, seed=seed, workers=workers, servers=1 + seed % 4, optimizer=rule, schedule=rates,
+        problem.train, seed=seed, workers=workers, servers=1 + seed % 4, optimizer=rule, schedule=rates, compression="none",
         faults=FAULTS if draw.random() < 0.8 else LinkFaults(), apply_s=APPLY_S if draw.random() < 0.8 else 0.0,
     )  # fmt: skip
     check(run, problem, RULES[rule], rates)
