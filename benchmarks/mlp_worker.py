@@ -93,20 +93,19 @@ def main() -> None:
     client = None if options.alone else ps.connect()
     if client is not None:
         client.register(p)
+        client.pull(out=p)
     began = 0.0
     for step in range(WARM_UP + options.steps):
         if step == WARM_UP:
             began = time.perf_counter()
+        grads: dict[str, Array] = {}
+        for layer in compute.layers(p, x, y):
+            grads.update(layer)
         if client is not None:
-            client.pull(out=p)
-        for grads in compute.layers(p, x, y):
-            if client is not None:
-                client.push(grads, weight=BATCH)
-            else:
-                for name, grad in grads.items():
-                    p[name] -= LR * grad
-        if client is not None:
-            client.tick()
+            client.push_pull(grads, weight=BATCH, out=p)
+        else:
+            for name, grad in grads.items():
+                p[name] -= LR * grad
     seconds = time.perf_counter() - began
     sizes: dict[str, float] = {}
     if client is not None:

@@ -98,8 +98,8 @@ class Values:
         if not frames:
             self.step(commit, None)
             return None
-        if not self.gathers and self.optimizer.TAKES == "mean":
-            if frames[0].codec == RAW:  # one arrival's mean is itself, untouched
+        if not self.gathers and (self.optimizer.TAKES == "mean" or commit.contributions[0].weight == 1.0):
+            if frames[0].codec == RAW:  # one arrival's mean is itself, untouched; so is its sum at weight 1
                 self.step(commit, frames[0].data)
                 return frames[0].data
             combined = self.pool.take("float32", self.slices[commit.slice].size)

@@ -49,13 +49,18 @@ class Encoder:
         self._codec: dict[int, Codec | None] = {}
         self._owed: set[int] = set()  # slices of which a frame of factors was refused
 
+    def encodes(self, slice_id: int, clock: int) -> bool:
+        """A push of this slice at this clock is encoded: its gradient is read once, and not kept."""
+        codec = self.codec(slice_id)
+        return codec is not None and clock >= codec.warmup and slice_id not in self._owed
+
     def pack(self, slice_id: int, grad: Buffer, clock: int, lr: float) -> Packed:
         """The frame of a gradient or delta pushed at `clock`; takes over the hold of `grad`. lr: the rate in force."""
         codec = self.codec(slice_id)
         memory = self.memory.get(slice_id) if codec is None else self._memory(slice_id)
         if memory is not None:
             self._rescale(memory, lr)
-        if codec is None or memory is None or clock < codec.warmup or slice_id in self._owed:
+        if codec is None or memory is None or not self.encodes(slice_id, clock):
             self._owed.discard(slice_id)
             return Packed(RAW, self._with_residual(slice_id, grad))
         rows, columns = self._shape(slice_id)
@@ -67,7 +72,7 @@ class Encoder:
             log.warning("residual of %s dropped: %s", self.keyspace.describe(slice_id), error)
             self.memory[slice_id] = codec.memory(rows, columns, self._seed(slice_id))
             frame.release()
-            return Packed(RAW, grad)
+            return Packed(RAW, self._owned(grad))
         if length < grad.array.nbytes:
             grad.release()
             return Packed(codec.ID, frame, length)
@@ -155,6 +160,14 @@ class Encoder:
         if self.codec(slice_id) is None:
             del self.memory[slice_id]
         return whole
+
+    def _owned(self, grad: Buffer) -> Buffer:
+        """The gradient, in memory that its owner will not write."""
+        if not grad.lent:
+            return grad
+        copied = self.pool.take(grad.array.dtype.name, grad.array.size)
+        np.copyto(copied.array, grad.array)
+        return copied
 
     def _rescale(self, memory: Memory, lr: float) -> None:
         """Keeps the *step* that the residual stands for when the rate changes: e *= lr then / lr now."""

@@ -248,7 +248,10 @@ class Worker:
             dense[name] = products.pop(name).product()
         thin, take_thin = self._thin(products)
         if self.config.clip_norm is None:
-            return ids, thin, lambda i: take_thin(i) if i in thin else arrays.gather(i, dense, copy)
+            clock, encodes = session.clock, arrays.encoder.encodes
+            return ids, thin, lambda i: (
+                take_thin(i) if i in thin else arrays.gather(i, dense, copy and not encodes(i, clock))
+            )
         fresh = {i: arrays.gather(i, dense, copy) for i in ids.tolist()}
         arrays.clip(fresh.values(), self.config.clip_norm)
         return ids, thin, fresh.__getitem__
