@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ps.compression import compressor
 from ps.compression.choice import Codecs
 from ps.compression.none import Identity
-from ps.consistency import Consistency
+from ps.consistency import Consistency, Gather
 from ps.errors import ConfigError
 from ps.optim import OPTIMIZERS, WRAPPERS, Optimizer, Wrapper
 from ps.plugins import parse_spec
@@ -26,6 +26,9 @@ def chosen(both: str | None, push: str | None, pull: str | None, rule: Optimizer
             raise ConfigError(
                 f"{name}: expected a codec, got 'auto', which decides for both directions: say compression"
             )
+    per_clock = isinstance(model.commit(1), Gather) and model.cadence.push_every == 1
+    if rule.PER_CLOCK and not (per_clock and model.cadence.carries == "gradient"):
+        raise ConfigError(f"optimizer: {next(_names(rule))} counts commits as clocks: use it under bsp or quorum")
     both = rule.IMPLIES.format(**vars(rule)) if both is None else both
     codecs = Codecs(push or both, pull or both)
     if why := wrong_push(codecs.push, rule, model):

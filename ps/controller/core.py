@@ -292,6 +292,8 @@ class Controller:
         parameters: list[Parameter] = [spec.parameter() for spec in specs]
         decision = Decision("", "")
         if self.settle is not None:
+            if not link > 0:
+                raise ConfigError(f"register: link: expected bytes per second > 0, got {link!r}")
             decision, parameters = self.settle(parameters, link)
         ids = self.keyspace.extend(parameters)
         self.map = place(self.keyspace.slices, self.map)

@@ -38,6 +38,7 @@ class Optimizer(ABC):
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
+    PER_CLOCK: ClassVar[bool] = False  # it counts commits as clocks: one commit per clock, of gradients
     IMPLIES: ClassVar[str] = "none"  # the codec of both directions, where the run names none; {option} is filled in
     STATE: ClassVar[tuple[str, ...]] = ()  # names of the state arrays; each as long as the slice, zero at first
     TAKES: ClassVar[Literal["mean", "sum"]] = "mean"  # of the weighted gradients of one commit

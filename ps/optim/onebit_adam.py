@@ -21,11 +21,13 @@ class OneBitAdam(Adam):
     No bias correction after the warm-up: it should take 15 to 25 % of all steps. Elements whose v is 0 rest: one bit
     cannot say 0, and their step would be boundless. Shapes: all (n,). Source: Tang et al., ICML 2021, algorithm 1, with
     the momentum on the server, where it is shared. Unless the run says otherwise pushes and pulls travel as
-    `onebit:warmup=...` with the same warm-up. Commits are clocks only under models that gather.
+    `onebit:warmup=...` with the same warm-up. Commits must be clocks: models that gather one gradient per
+    clock, parameters registered before the first clock and pushed in each.
     """
 
     warmup: Annotated[int, Field(ge=1)] = 100
 
+    PER_CLOCK: ClassVar[bool] = True
     IMPLIES: ClassVar[str] = "onebit:warmup={warmup}"
 
     def update(self, w_N: Float, grad_N: Float, state: Sequence[Float], out_N: Float, step: Step) -> None:

@@ -23,6 +23,8 @@ class Pulls:
 
     def park(self, pull: Pull) -> None:
         """Answers at once what is open; asked again, it says for whom the rest waits."""
+        if not self.desk.ledger.live_W[pull.worker]:
+            return  # a copy that came after its Leave
         member, index_E = self.desk.members[pull.worker], self.slices.local(pull.slice_E)
         member.oldest = max(member.oldest, pull.oldest)
         for stale in [i for i in member.pulls if i < member.oldest]:

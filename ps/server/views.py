@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ps import kernels
 from ps.buffers import Buffer, Pool
 from ps.compression.base import Codec, Memory
 from ps.compression.choice import RAW, SAME, Codecs, Frame
@@ -55,21 +56,21 @@ class View:
         self._drop_frame()
         rows, columns = self.memory.rows, self.memory.columns
         left = self.pool.take("float32", w_N.size)
-        np.subtract(w_N, self.values.array, out=left.array)
+        with np.errstate(all="ignore"):
+            np.subtract(w_N, self.values.array, out=left.array)
+        if not kernels.all_finite(left.array):  # training has diverged: no codec can say that
+            left.release()
+            self._copy(w_N)
+            return
         frame = self.pool.take("uint8", self.codec.bytes_max(rows, columns))
         length = self.codec.encode(left.array, self.memory, frame.array)
         left.release()
         if length >= w_N.nbytes:
             frame.release()
-            self.values.release()
-            self.values = self.pool.take("float32", w_N.size)
-            np.copyto(self.values.array, w_N)
+            self._copy(w_N)
             return
         if self.values.holders > 1:
-            moved = self.pool.take("float32", w_N.size)
-            np.copyto(moved.array, self.values.array)
-            self.values.release()
-            self.values = moved
+            self._copy(self.values.array)
         self.codec.decode_add(frame.array[:length], self.values.array, 1.0)
         self.frame, self.frame_bytes = frame, length
 
@@ -84,6 +85,12 @@ class View:
         """Nobody needs it any more."""
         self._drop_frame()
         self.values.release()
+
+    def _copy(self, values_N: Float) -> None:
+        copied = self.pool.take("float32", values_N.size)
+        np.copyto(copied.array, values_N)
+        self.values.release()
+        self.values = copied
 
     def _drop_frame(self) -> None:
         if self.frame is not None:

@@ -62,6 +62,9 @@ class Views:
     def _moved(self, codec: Codec, worker: int, slice_id: int, view: Array, values: Array) -> Array:
         """The view after one frame towards `values`."""
         item = self.keyspace.slices[slice_id]
+        with np.errstate(all="ignore"):
+            if not np.isfinite(values - view).all():
+                return values
         memory = self.memory.setdefault((worker, slice_id), Memory(item.rows, item.columns, None))
         frame = np.empty(codec.bytes_max(item.rows, item.columns), np.uint8)
         length = codec.encode(values - view, memory, frame)

@@ -19,7 +19,7 @@ from ps.compression.base import Codec, Memory
 from ps.compression.choice import FACTORS, RAW, Codecs, Frame
 from ps.errors import FrameError
 from ps.factors import Factors
-from ps.keyspace import Keyspace, Slice
+from ps.keyspace import Keyspace
 from ps.types import Array, Float
 
 log = logging.getLogger("ps")
@@ -127,8 +127,9 @@ class Encoder:
         """Goes on from what `state` gave. Slices that it does not name start afresh."""
         self.memory.clear()
         for slice_id, item in enumerate(self.keyspace.slices):
-            if (given := state.get(self.keyspace.describe(slice_id))) is not None:
-                self.memory[slice_id] = _imported(given, item, self._shape(slice_id))
+            given = state.get(self.keyspace.describe(slice_id))
+            if given is not None and (self.codec(slice_id) is not None or self.codecs.feeds_back(item)):
+                self.memory[slice_id] = _restore(self._memory(slice_id), given)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -182,9 +183,11 @@ def _exported(memory: Memory) -> dict[str, Any]:
     return {"seed": memory.seed, "encoded": memory.encoded, "lr": memory.lr, "arrays": copies}
 
 
-def _imported(given: dict[str, Any], item: Slice, shape: tuple[int, int]) -> Memory:
-    arrays: dict[str, Array] = {name: np.array(array) for name, array in given["arrays"].items()}
-    residual_N = arrays.pop("residual", None)
-    if residual_N is not None and residual_N.shape != (item.size,):  # another shape: what was left cannot be kept
-        residual_N = np.zeros(item.size, item.dtype)
-    return Memory(*shape, residual_N, given["seed"], given["encoded"], given["lr"], arrays)
+def _restore(memory: Memory, given: dict[str, Any]) -> Memory:
+    """Takes over what fits: arrays of another codec or shape start afresh."""
+    arrays = {**memory.arrays, **({} if memory.residual_N is None else {"residual": memory.residual_N})}
+    if all(name in given["arrays"] and given["arrays"][name].shape == array.shape for name, array in arrays.items()):
+        for name, array in arrays.items():
+            np.copyto(array, given["arrays"][name])
+        memory.seed, memory.encoded, memory.lr = given["seed"], given["encoded"], given["lr"]
+    return memory

@@ -249,8 +249,10 @@ class Worker:
         thin, take_thin = self._thin(products)
         if self.config.clip_norm is None:
             clock, encodes = session.clock, arrays.encoder.encodes
-            return ids, thin, lambda i: (
-                take_thin(i) if i in thin else arrays.gather(i, dense, copy and not encodes(i, clock))
+            return (
+                ids,
+                thin,
+                lambda i: take_thin(i) if i in thin else arrays.gather(i, dense, copy and not encodes(i, clock)),
             )
         fresh = {i: arrays.gather(i, dense, copy) for i in ids.tolist()}
         arrays.clip(fresh.values(), self.config.clip_norm)
@@ -287,7 +289,7 @@ class Worker:
                 if isinstance(taken, Buffer):
                     if not self.session.model.cadence.accumulates:
                         self._step_replica(slice_id, taken)
-                    taken = self.arrays.encoder.pack(slice_id, taken, self.session.clock, self._rate)
+                    taken = self.arrays.encoder.pack(slice_id, taken, entry.clock, self._rate)
                 self.arrays.frames[entry.id, slice_id] = taken
             self.perform([part])
         return entry.id
@@ -450,13 +452,15 @@ class Worker:
             return
         self._hand = message
         kind, _, shard = sender.partition(":")
-        if kind == "server" and not isinstance(body, Probe):
-            if self.has_session:
-                self.perform(self.session.handle(int(shard), body, self.port.now()), body)
-        else:
-            self._control(body)
-        self._hand = None
-        message.release()
+        try:
+            if kind == "server" and not isinstance(body, Probe):
+                if self.has_session:
+                    self.perform(self.session.handle(int(shard), body, self.port.now()), body)
+            else:
+                self._control(body)
+        finally:
+            self._hand = None
+            message.release()
 
     def _control(self, body: Any) -> None:
         match body:
@@ -471,7 +475,7 @@ class Worker:
             case LrSet(number):
                 self.lr_set = max(self.lr_set, number)
             case Probe(number):
-                self.probed = number
+                self.probed = max(self.probed, number)
             case EpochEnd(epoch):
                 self.epoch_ended = max(self.epoch_ended, epoch)
             case Stop():
@@ -503,7 +507,11 @@ class Worker:
         for slice_id, mark, codec, buffer in rows:
             self.metrics.count("pull_bytes", buffer.nbytes, direction="received")
             if mark:
-                values_N = self.arrays.look(slice_id, codec, buffer)
+                try:
+                    values_N = self.arrays.look(slice_id, codec, buffer)
+                except FrameError:
+                    self.session.mark_S[body.slice_E] = 0  # the next pull brings them whole
+                    raise
             else:
                 values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
             self.arrays.deliver(slice_id, values_N, self._sinks[pull])

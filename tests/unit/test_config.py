@@ -120,6 +120,11 @@ def test_the_codecs_of_both_directions(options: dict[str, Any], push: str, pull:
             {"compression": "dgc", "consistency": "local:every=2,local_lr=0.1"},
             "dgc is wrong where workers push the outco",
         ),
+        (
+            {"optimizer": "onebit_adam:lr=1", "consistency": "async"},
+            "onebit_adam counts commits as clocks: use it under",
+        ),
+        ({"compression": "none", "pull_compression": "auto"}, "pull_compression: expected a codec, got 'auto'"),
         ({"pull_compression": "dgc"}, "pull_compression: dgc cannot encode values: it adds momentum"),
         ({"pull_compression": "int8", "optimizer": "dcasgd:lam=1+sgd:lr=1"}, "pull_compression: expected none: this"),
         ({"schedule": "cosinus"}, "schedule: expected one of constant, cosine, inverse_sqrt, step or package"),

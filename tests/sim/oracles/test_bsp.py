@@ -70,7 +70,8 @@ def test_bsp_is_one_process_to_the_bit(seed: int, rule: str, workers: int) -> No
     )  # fmt: skip
     rates = "cosine:clocks=6,warmup=2" if draw.random() < 0.3 else "constant"
     run = simulate(
-        problem.train, seed=seed, workers=workers, servers=1 + seed % 4, optimizer=rule, schedule=rates, compression="none",
+        problem.train, seed=seed, workers=workers, servers=1 + seed % 4, optimizer=rule, schedule=rates,
+        compression="none",
         faults=FAULTS if draw.random() < 0.8 else LinkFaults(), apply_s=APPLY_S if draw.random() < 0.8 else 0.0,
     )  # fmt: skip
     check(run, problem, RULES[rule], rates)

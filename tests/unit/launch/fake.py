@@ -64,7 +64,9 @@ class FakeControl:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                self.wfile.write(control.hear(self.rfile.readline().decode().split(" ", 2)).encode() + b"\n")
+                line = self.rfile.readline().decode()
+                if line.endswith("\n"):  # else its process has died in the middle of a word
+                    self.wfile.write(control.hear(line.split(" ", 2)).encode() + b"\n")
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="fake control")
