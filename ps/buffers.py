@@ -48,6 +48,12 @@ class Pool:
             array = free.pop() if free else None
         return Buffer(self, np.empty(size, dtype) if array is None else array)
 
+    def copy(self, array: Array) -> Buffer:
+        """A buffer with this content, and one holder."""
+        copied = self.take(array.dtype.name, array.size)
+        np.copyto(copied.array, array)
+        return copied
+
     def give_back(self, array: Array) -> None:
         """For `Buffer.release` alone."""
         with self.lock:

@@ -175,8 +175,8 @@ class Server:
     def _perform(self, actions: list[Action], held: Held | None = None, body: Any = None) -> None:
         for action in actions:
             match action:
-                case Send(to, body):
-                    self._post(to, body)
+                case Send(to, answer):
+                    self._post(to, answer)
                 case Keep():
                     assert held is not None
                     self._keep(action, held, body)

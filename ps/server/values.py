@@ -52,7 +52,7 @@ class Values:
             self.slices.append(item)
             self.current.append(buffer)
             codec = self.codecs.of_pull(item) if self.gathers else None
-            self.view.append(None if codec is None else View(codec, item, self.pool, self._copied(buffer.array)))
+            self.view.append(None if codec is None else View(codec, item, self.pool, self.pool.copy(buffer.array)))
             self.state.append([np.zeros(item.size, item.dtype) for _ in names])
             self.kept.append({})
 
@@ -60,12 +60,7 @@ class Values:
         """Initial values of a slice; nobody holds it yet."""
         np.copyto(self.current[index].array, initial_N)
         if (view := self.view[index]) is not None:
-            view.jump(self._copied(initial_N))
-
-    def _copied(self, values_N: Array) -> Buffer:
-        buffer = self.pool.take(values_N.dtype.name, values_N.size)
-        np.copyto(buffer.array, values_N)
-        return buffer
+            view.jump(self.pool.copy(initial_N))
 
     def hold(self, index: int, version: int, current_version: int) -> Buffer:
         """What workers read of a slice at `version`, the current or a kept one; the caller releases it."""
@@ -144,7 +139,7 @@ class Values:
             if commit.clock > view.codec.warmup:
                 view.move(self.current[index].array)
             else:
-                view.jump(self._copied(self.current[index].array))
+                view.jump(self.pool.copy(self.current[index].array))
 
     def _update(self, commit: Commit, grad_N: Float) -> None:
         index = commit.slice

@@ -87,8 +87,7 @@ class View:
         self.values.release()
 
     def _copy(self, values_N: Float) -> None:
-        copied = self.pool.take("float32", values_N.size)
-        np.copyto(copied.array, values_N)
+        copied = self.pool.copy(values_N)
         self.values.release()
         self.values = copied
 

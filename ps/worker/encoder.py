@@ -72,7 +72,7 @@ class Encoder:
             log.warning("residual of %s dropped: %s", self.keyspace.describe(slice_id), error)
             self.memory[slice_id] = codec.memory(rows, columns, self._seed(slice_id))
             frame.release()
-            return Packed(RAW, self._owned(grad))
+            return Packed(RAW, self.pool.copy(grad.array) if grad.lent else grad)
         if length < grad.array.nbytes:
             grad.release()
             return Packed(codec.ID, frame, length)
@@ -161,14 +161,6 @@ class Encoder:
         if self.codec(slice_id) is None:
             del self.memory[slice_id]
         return whole
-
-    def _owned(self, grad: Buffer) -> Buffer:
-        """The gradient, in memory that its owner will not write."""
-        if not grad.lent:
-            return grad
-        copied = self.pool.take(grad.array.dtype.name, grad.array.size)
-        np.copyto(copied.array, grad.array)
-        return copied
 
     def _rescale(self, memory: Memory, lr: float) -> None:
         """Keeps the *step* that the residual stands for when the rate changes: e *= lr then / lr now."""

@@ -84,6 +84,7 @@ class Worker:
         self.behind: Waiting | None = None  # whom a barrier, or a batch without initial values, waits for
         self.lr_asked = self.lr_set = 0  # changes that this worker asked for; the last that is in force
         self.epoch_ended = -1
+        self.link = 0.0  # bytes per second to a server; 0: not measured
         self.probed = 0  # the last probe that has come back
         self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
         self._initial: dict[int, Buffer] = {}
@@ -147,19 +148,19 @@ class Worker:
         parameters = [Parameter.of(name, values, options[name]) for name, values in batch.items()]
         number = self.batches
         specs = tuple(Spec.of(parameter) for parameter in parameters)
-        link = measured(self, timeout_s) if self.config.compression == AUTO else 0.0
-        if link:
-            self.schemes.machine = replace(self.schemes.machine, link_bytes_per_s=link)
-        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs, link))
+        if self.config.compression == AUTO and not self.link:
+            self.link = measured(self, timeout_s)
+            self.schemes.machine = replace(self.schemes.machine, link_bytes_per_s=self.link)
+        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs, self.link))
         reply = self._registered(number, timeout_s)
         if reply.compression:
             parameters = [replace(p, options=decided(self.config, p.options, reply.compression)) for p in parameters]
-            self._say(f"compression {reply.compression}: {reply.why}")
+            self._say(lambda: f"compression {reply.compression}: {reply.why}")
         if any(p.options.push_compression not in (None, "none") for p in parameters):
             self.session.overlays = False
         ids = self.keyspace.extend(parameters)
         shared = isinstance(self.session.model.commit(1), Gather)
-        self._say(summary((self.keyspace.slices[i] for i in ids), self.arrays.codecs, self.size, shared))
+        self._say(lambda: summary((self.keyspace.slices[i] for i in ids), self.arrays.codecs, self.size, shared))
         self.batches += 1
         self.session.place(reply.shard_E, np.array([self.keyspace.slices[i].nbytes for i in ids]))
         if reply.initialise:
@@ -167,9 +168,9 @@ class Worker:
             self.post(CONTROLLER, BatchReady(WorkerId(self.rank), self.incarnation, number))
             self._registered(number, timeout_s)
 
-    def _say(self, text: str) -> None:
-        """One worker tells the user what holds for all."""
-        if text and self.rank == 0 and self.incarnation == 1:
+    def _say(self, what: Callable[[], str]) -> None:
+        """One worker tells the user what holds for all; the others need not put it into words."""
+        if self.rank == 0 and self.incarnation == 1 and (text := what()):
             print(f"ps: {text}", file=sys.stderr, flush=True)
 
     def _registered(self, number: int, timeout_s: float) -> Registered:
