@@ -18,6 +18,8 @@ from ps.optim.base import Optimizer
 from ps.optim.schedules import Schedule
 from ps.plugins import describe
 
+OPTIMIZER = "sgd:lr=0.1"  # of a run that names none, whose script asks for none
+
 
 class ParameterRule(BaseModel, frozen=True, extra="forbid"):
     """What holds for the parameters whose names match a pattern, `*.bias`; a field that is None changes nothing."""
@@ -40,7 +42,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     servers: Annotated[int, Field(ge=1, le=4096)] = 1  # shards
     workers: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     consistency: str = "bsp"
-    optimizer: str = "sgd:lr=0.1"
+    optimizer: str | None = None  # None: what the script asks for at its first `register`, else sgd:lr=0.1
     schedule: str = "constant"
     parameters: tuple[ParameterRule, ...] = ()  # where several match, the last one that sets a field
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
@@ -79,7 +81,29 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
 
     def rule(self) -> Optimizer:
         """The server optimizer."""
-        return optimizer(self.optimizer)
+        return optimizer(self.optimizer or OPTIMIZER)
+
+    @property
+    def optimizer_in_words(self) -> str:
+        """For a person, before a script has asked for anything."""
+        return self.optimizer or f"{OPTIMIZER} or the script's own optimizer"
+
+    def with_optimizer(self, spec: str) -> RunConfig:
+        """This run with the server optimizer that its script asks for.
+
+        Raises: ConfigError when the run has named one itself, or `spec` does not go with the rest of it.
+        """
+        if self.optimizer is not None:
+            raise ConfigError(
+                f"optimizer: expected none named by the run, as the script brings its own ({spec}), got "
+                f"{self.optimizer}; leave it out"
+            )
+        config = self.model_copy(update={"optimizer": spec})
+        if config.codecs() != self.codecs():
+            raise ConfigError(f"optimizer: {spec} implies a compression: expected it named by the run, got it later")
+        for rule in self.parameters:
+            config.options_of("", Options(**rule.changes()))
+        return config
 
     def rates(self) -> Schedule:
         """The learning-rate schedule."""

@@ -186,7 +186,7 @@ class LocalCluster:
             for s in status["servers"]
         ]
         state = (status["stopped"] or ("running" if self._started else "not started")).partition("\n")[0]
-        caption = escape(f"ps.LocalCluster: {self.config.consistency}, {self.config.optimizer}, {state}")
+        caption = escape(f"ps.LocalCluster: {self.config.consistency}, {self.config.optimizer_in_words}, {state}")
         cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
         return f"<table><caption>{caption}</caption>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 

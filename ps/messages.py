@@ -351,6 +351,7 @@ class Register:
     batch: Number
     specs: Specs
     link: Real = 0.0  # bytes per second that this worker has measured to a server, where the run asks for it
+    optimizer: Text = ""  # the server optimizer that the script asks for, where the run names none
 
 
 @message(43)
@@ -394,6 +395,7 @@ class Place:
     specs: Specs
     epoch: Number
     shard_E: Counts
+    optimizer: Text = ""  # the script's, which takes the place of the run's
 
 
 @message(45)

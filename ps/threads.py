@@ -231,7 +231,7 @@ def embedded(config: RunConfig) -> Client:
     """The one worker of a cluster in this process, which ends with the client."""
     print(
         f"ps: no cluster named by PS_* variables: this process is a one-worker cluster of its own "
-        f"({config.consistency}, {config.optimizer})",
+        f"({config.consistency}, {config.optimizer_in_words})",
         file=sys.stderr,
     )
     cluster = Threads(config)

@@ -13,13 +13,13 @@ from ps.types import Bool, Int64
 
 @dataclass(frozen=True)
 class LocalSteps(Consistency):
-    """Each worker steps its replica `every` times by `local_lr`, then pushes theta - theta_k.
+    """Each worker steps its replica `every` times, by `local_lr` or by itself, then pushes theta - theta_k.
 
     With server optimizer `sgd:lr=1` that is model averaging (Stich, ICLR 2019); with `nesterov:lr=0.7,decay=0.9` it is
     DiLoCo's outer step (Douillard et al., arXiv 2311.08105). every=1 and plain steps equal `bsp`.
     """
 
-    local_lr: Annotated[float, Field(gt=0)]  # the worker's own rate
+    local_lr: Annotated[float, Field(ge=0)] = 0.0  # the worker's own rate; 0: the script steps (`Client.step_to`)
     every: Annotated[int, Field(ge=1)] = 20  # clocks between exchanges (H)
 
     @property

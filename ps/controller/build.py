@@ -25,6 +25,7 @@ def build_controller(config: RunConfig) -> Controller:
         config.restart_s,
         tells_rest=isinstance(decision, Gather) and decision.by == "version",
         settle=partial(_settled, config) if config.compression == AUTO else None,
+        check_optimizer=config.with_optimizer,
     )
 
 

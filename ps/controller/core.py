@@ -102,9 +102,12 @@ class Controller:
         restart_s: float = 60.0,
         tells_rest: bool = False,
         settle: Settle | None = None,
+        check_optimizer: Callable[[str], object] = str,
     ) -> None:
         self.size, self.shards, self.config = workers, shards, config
         self.settle = settle  # gives the parameters of a batch their codecs, where the run leaves that to us
+        self.check_optimizer = check_optimizer  # raises ConfigError for one that the script cannot have
+        self.optimizer = ""  # the script's, where it has asked for one
         self.on_worker_loss, self.epoch_share = on_worker_loss, epoch_share
         self.lease_s, self.restart_s = lease_s, restart_s  # seconds without progress; until a lost worker is back
         self.tells_rest = tells_rest  # shards commit by quorum: they must not count on workers that wait for others
@@ -276,19 +279,30 @@ class Controller:
             return
         if number == len(self.batches):
             try:
-                self._add_batch(register.specs, register.link)
+                self._add_batch(register)
             except ConfigError as error:
                 self._post(worker_peer(rank), Rejected(register.incarnation, str(error), fenced=False))
                 return
         batch = self.batches[number]
-        if batch.specs != register.specs:
-            why = f"worker {rank}: register: {difference(batch.specs, register.specs)}"
+        if batch.specs != register.specs or register.optimizer != self.optimizer:
+            what = difference(batch.specs, register.specs) if batch.specs != register.specs else self._other(register)
+            why = f"worker {rank}: register: {what}"
             self._post(worker_peer(rank), Rejected(register.incarnation, why, fenced=False))
         else:
             self.members[rank].registered = True
             self._wait_for(number, rank)
 
-    def _add_batch(self, specs: tuple[Spec, ...], link: float) -> None:
+    def _other(self, register: Register) -> str:
+        return (
+            f"optimizer: expected {self.optimizer or 'none'} as in the first batch, got {register.optimizer or 'none'}"
+        )
+
+    def _add_batch(self, register: Register) -> None:
+        if register.optimizer != self.optimizer:
+            if self.batches:
+                raise ConfigError(f"register: {self._other(register)}")
+            self.check_optimizer(register.optimizer)
+        specs, link = register.specs, register.link
         parameters: list[Parameter] = [spec.parameter() for spec in specs]
         decision = Decision("", "")
         if self.settle is not None:
@@ -299,7 +313,9 @@ class Controller:
         self.map = place(self.keyspace.slices, self.map)
         number = len(self.batches)
         settled = tuple(Spec.of(parameter) for parameter in parameters)
-        batch = Batch(specs, Place(number, settled, self.map.epoch, self.map.shard_S[ids.start :]), decision)
+        self.optimizer = register.optimizer
+        where = (self.map.epoch, self.map.shard_S[ids.start :])
+        batch = Batch(specs, Place(number, settled, *where, self.optimizer), decision)
         self.batches.append(batch)
         for shard in range(self.shards):
             self._post(server_peer(shard), batch.place)

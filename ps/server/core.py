@@ -60,7 +60,7 @@ class Shard:
         schedule: Schedule,
         keep_versions: bool = False,
     ) -> None:
-        self.shard, self.optimizer = shard, optimizer
+        self.shard = shard
         self.desk = Desk(shard, workers, model, optimizer, schedule)
         self.ledger: Ledger = self.desk.ledger
         self.engine: Rounds | Arrivals = self.desk.engine
@@ -69,6 +69,11 @@ class Shard:
         self.slices = Slices(self.desk)
         self.membership = Membership(self.desk)
         self.pulls = Pulls(self.desk, self.slices, self.gate)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The run's, or the one that its script asked for."""
+        return self.desk.optimizer
 
     @property
     def keyspace(self) -> Keyspace:

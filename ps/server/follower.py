@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ps.keyspace import Slice
-from ps.server.ledger import Added, Commit, Initialised, Ledger, Record, Sent
+from ps.optim import optimizer
+from ps.server.ledger import Added, Adopted, Commit, Initialised, Ledger, Record, Sent
 from ps.server.values import Values
 from ps.types import Array
 
@@ -23,6 +24,8 @@ class Follower:
         `slices` describe the new ones of an Added.
         """
         match record:
+            case Adopted(spec):
+                self.values.optimizer = optimizer(spec)
             case Added():
                 self.values.add(slices)
             case Initialised(indices):

@@ -95,6 +95,13 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """From the first slice on the script's own optimizer takes the place of the run's."""
+
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Initialised:
     """The slices have values (the payload travels beside the record)."""
 
@@ -117,7 +124,7 @@ class Sent:
     slices: Int64
 
 
-Record: TypeAlias = Commit | Refused | Finished | Joined | Left | Added | Initialised | LrChanged | Sent
+Record: TypeAlias = Commit | Refused | Finished | Joined | Left | Adopted | Added | Initialised | LrChanged | Sent
 
 
 class Ledger:
@@ -165,7 +172,7 @@ class Ledger:
             case LrChanged():
                 self.rates.append(record)
                 self.rates.sort(key=lambda change: change.at_clock)  # stable: of equal clocks the last said holds
-            case Sent():
+            case Sent() | Adopted():
                 pass  # about values only
 
     def verdict(self, worker: int, index: int, seq: int) -> tuple[Code, int]:

@@ -19,7 +19,7 @@ from ps.metrics import Metrics
 from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store, Waited
 from ps.server.core import Shard
 from ps.server.follower import Follower
-from ps.server.ledger import Added, Commit, Initialised, Left, Record, Sent
+from ps.server.ledger import Added, Adopted, Commit, Initialised, Left, Record, Sent
 from ps.server.rounds import Rounds
 from ps.server.values import Values
 from ps.server.views import OwnViews, Reply
@@ -288,6 +288,8 @@ class Server:
             if self.follower is not None:
                 self.follower.feed(record, (), new)
             return
+        if isinstance(record, Adopted):
+            self.values.optimizer = self.shard.optimizer
         if isinstance(record, Sent):
             for index in record.slices:
                 self.values.remember(record.worker, int(index))

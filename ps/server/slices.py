@@ -7,9 +7,10 @@ import numpy as np
 from ps.errors import ConfigError, PeerError
 from ps.keyspace import Keyspace
 from ps.messages import Place, Placed
+from ps.optim import optimizer
 from ps.server.actions import Send
 from ps.server.desk import Desk
-from ps.server.ledger import Added
+from ps.server.ledger import Added, Adopted
 from ps.server.rounds import Rounds
 from ps.types import CONTROLLER, Int64
 
@@ -34,6 +35,9 @@ class Slices:
             if len(ids) != len(place.shard_E):
                 raise PeerError(f"placement map: expected {len(ids)} new slices, got {len(place.shard_E)}")
             self.epoch = place.epoch
+            if place.optimizer and not place.batch:
+                self.desk.optimizer = optimizer(place.optimizer)
+                self.desk.record(Adopted(place.optimizer))
             self._add_slices(np.flatnonzero(place.shard_E == self.desk.shard) + ids.start)
         self.desk.actions.append(Send(CONTROLLER, Placed(self.desk.shard, self.epoch)))
 

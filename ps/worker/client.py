@@ -12,12 +12,14 @@ from typing import Any, SupportsFloat, TypeAlias
 import numpy as np
 
 from ps import kernels
+from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.factors import Factors
 from ps.keyspace import Options, Parameter, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
+from ps.worker.pulling import PullFuture
 from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
 
@@ -38,6 +40,7 @@ class Client:
         self._states: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]
         self._states = {"ps.compression": (encoder.state, encoder.load_state)}
         self._closed = False
+        self._pending: PullFuture | None = None  # a pull that was begun
         self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
     # ---- who and where ----------------------------------------------------------------------------------------------
@@ -58,6 +61,11 @@ class Client:
         return self._worker.session.clock
 
     @property
+    def config(self) -> RunConfig:
+        """The run's options, as the controller told them, with the optimizer that the script has asked for."""
+        return self._worker.config
+
+    @property
     def seed(self) -> int:
         """The run's seed, 0 when none was given: for data order and initial values."""
         return self._worker.config.seed or 0
@@ -66,6 +74,17 @@ class Client:
     def lr(self) -> float:
         """The learning rate in force at the last pull."""
         return self._worker.session.lr
+
+    @property
+    def bundles(self) -> list[tuple[str, ...]]:
+        """The trainable parameters, those together that have to be pushed together: small ones share a slice."""
+        keyspace = self._worker.keyspace
+        names = [
+            tuple(keyspace.parameters[piece.parameter].name for piece in s.pieces)
+            for s in keyspace.slices
+            if s.trainable
+        ]
+        return list(dict.fromkeys(names))
 
     @property
     def metrics(self) -> Metrics:
@@ -82,13 +101,19 @@ class Client:
     # ---- parameters -------------------------------------------------------------------------------------------------
 
     def register(
-        self, values: Mapping[str, Array], options: Mapping[str, Options] | None = None, *, timeout: float | None = None
+        self,
+        values: Mapping[str, Array],
+        options: Mapping[str, Options] | None = None,
+        *,
+        optimizer: str = "",
+        timeout: float | None = None,
     ) -> dict[str, Array]:
         """Registers a batch of parameters; all workers register the same batches in the same order.
 
         values: name -> initial array (float16, bfloat16, float32, float64; integers are stored only). Those of the
         lowest live rank hold; a joiner gets the servers'. options: per name; what the run says of a
-        name (RunConfig.parameters) goes before them. Returns the same names, untouched.
+        name (RunConfig.parameters) goes before them. optimizer: what the servers are to do with gradients, where the
+        run leaves that to its script; the same at every call. Returns the same names, untouched.
         Raises: ConfigError naming the parameter; DeadlineError.
         """
         self._open("register")
@@ -106,7 +131,7 @@ class Client:
         chosen = {name: worker.config.options_of(name, (options or {}).get(name, Options())) for name in arrays}
         worker.poll()
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.missing.verdicts())
-        worker.register(arrays, chosen, seconds)
+        worker.register(arrays, chosen, optimizer, seconds)
         return dict(values)
 
     def pull(
@@ -122,11 +147,39 @@ class Client:
         version. Raises: ConfigError, DeadlineError naming worker, server, slice and clock.
         """
         self._registered("pull")
+        self._finish_pull()
         wanted = self._worker.keyspace.names(names)
         self._worker.keyspace.slice_ids(wanted)
         outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
         self._worker.pull(wanted, outputs, self._timeout(timeout))
         return outputs
+
+    def pull_later(
+        self,
+        names: list[str] | None = None,
+        *,
+        out: Mapping[str, Array] | None = None,
+        timeout: float | None = None,
+    ) -> PullFuture:
+        """Begins a pull and returns at once: `wait` for the names that are needed first.
+
+        The arrays of `out` may be written until the future is done. The next push or pull waits for it.
+        Raises: ConfigError.
+        """
+        self._registered("pull_later")
+        self._finish_pull()
+        wanted = self._worker.keyspace.names(names)
+        self._worker.keyspace.slice_ids(wanted)
+        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        fetch = self._worker.fetch(wanted, outputs)
+        self._pending = PullFuture(fetch, self._worker.keyspace, outputs, self._timeout(timeout))
+        return self._pending
+
+    def _finish_pull(self) -> None:
+        """A pull that was begun ends before anything else is asked for."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def push(
         self, grads: Gradients, weight: float = 1.0, *, copy: bool = True, timeout: float | None = None
@@ -139,6 +192,7 @@ class Client:
         its future says Refused. Raises: ConfigError naming parameter and shape.
         """
         self._registered("push")
+        self._finish_pull()
         weight, arrays = _weight(weight), self._checked_grads(grads)
         if bad := self._bad(arrays):
             return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {bad}"))
@@ -146,9 +200,29 @@ class Client:
         push = self._worker.push(arrays, weight, copy, self._timeout(timeout))
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
 
+    def step_to(self, values: Mapping[str, Array], weight: float = 1.0, *, timeout: float | None = None) -> None:
+        """Under `local`: an optimizer of the script's own has stepped to these values in this clock.
+
+        values: name -> array of the registered shape, all that a push would name. weight: examples behind the step.
+        What has moved since the last pull travels when the round ends. Raises: ConfigError under any other model.
+        """
+        self._registered("step_to")
+        if self._worker.session.model.cadence.carries != "delta":
+            raise ConfigError(
+                f"step_to: expected consistency local, where workers step, got {self.config.consistency}; use push"
+            )
+        self._finish_pull()
+        weight, arrays = _weight(weight), self._checked_grads(values)
+        if self._bad(arrays):
+            raise ConfigError("step_to: expected finite values, got NaN or Inf: training has diverged; lower its lr")
+        self._worker.step_to(
+            {n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight, self._timeout(timeout)
+        )
+
     def tick(self, *, timeout: float | None = None) -> None:
         """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
         self._registered("tick")
+        self._finish_pull()
         self._worker.tick(self._timeout(timeout))
         self._worker.report()
 
@@ -162,6 +236,7 @@ class Client:
     ) -> dict[str, Array]:
         """push, tick and pull in one call: one clock, one round trip, both directions at once."""
         self._registered("push_pull")
+        self._finish_pull()
         seconds, weight, arrays = self._timeout(timeout), _weight(weight), self._checked_grads(grads)
         wanted = self._worker.keyspace.names(None)
         outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))

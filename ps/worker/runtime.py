@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,7 @@ from ps.optim.sgd import Sgd
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Clock, Int64, PeerId, WorkerId, worker_peer
-from ps.worker.actions import Action, Deliver, PushEntry, Send, Settled, Thin
+from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled, Thin
 from ps.worker.arrays import Arrays
 from ps.worker.core import Session
 from ps.worker.encoder import Packed
@@ -58,6 +58,32 @@ from ps.worker.resends import INIT
 from ps.worker.schemes import Schemes
 
 log = logging.getLogger("ps")
+
+
+class Fetch:
+    """A pull under way. Values arrive whenever its worker looks for messages."""
+
+    def __init__(self, worker: Worker, entry: PullEntry | None) -> None:
+        self._worker, self._entry = worker, entry
+
+    def lacks(self, ids: Iterable[int]) -> bool:
+        """Some of these slices are not there yet."""
+        if self._entry is None:
+            return False
+        return any(not set(missing.tolist()).isdisjoint(ids) for missing, _ in self._entry.missing.values())
+
+    def wait(self, timeout_s: float, ids: Collection[int] | None = None) -> None:
+        """Until these slices are there, or all. Raises: as `Worker.wait`."""
+        if (entry := self._entry) is not None:
+            done = (lambda: not entry.missing) if ids is None else (lambda: not self.lacks(ids))
+            self._worker.wait(done, timeout_s, lambda: self._worker.missing.of_pull(entry))
+
+    def end(self) -> None:
+        """What is still to come is not taken any more. Twice is once."""
+        if self._entry is not None:
+            self._worker.end_fetch(self._entry)
+            self._entry = None
+
 
 Verdict = tuple[Code, int]
 Take = Callable[[int], Buffer | Packed]  # slice -> its gradient, or the frame where that is known already
@@ -118,17 +144,14 @@ class Worker:
         self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
         self._beat_at = self.port.now() + self.config.lease_s / LEASE_BEATS
-        model, rule = self.config.model(), self.config.rule()
+        model, codecs = self.config.model(), self.config.codecs()
         cadence = model.cadence
-        plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
-        codecs = self.config.codecs()
-        overlays = cadence.lazy and plain and codecs == Codecs()  # else an update is not known before it is pulled
         self.session = Session(
             self.rank,
             self.incarnation,
             model,
             self.config.servers,
-            overlays,
+            self._knows_updates,
             self.config.resend_s,
             self.config.inflight_clocks,
         )
@@ -139,11 +162,20 @@ class Worker:
         self.perform(self.session.join(self.port.now()))
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
+    @property
+    def _knows_updates(self) -> bool:
+        """A push of this worker changes its replica as it changes the values, before they are pulled."""
+        rule = self.config.rule()
+        plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
+        return self.config.model().cadence.lazy and plain and self.config.codecs() == Codecs()
+
     def _give_up(self, why: str) -> None:
         if self.enrolled is not None:  # others may wait for this worker already
             self.post(CONTROLLER, Done(self.enrolled.rank, self.enrolled.incarnation, why))
 
-    def register(self, batch: Mapping[str, Array], options: Mapping[str, Options], timeout_s: float) -> None:
+    def register(
+        self, batch: Mapping[str, Array], options: Mapping[str, Options], optimizer: str, timeout_s: float
+    ) -> None:
         """One batch of parameters; returns when they are placed and, where it is on us, initialised."""
         parameters = [Parameter.of(name, values, options[name]) for name, values in batch.items()]
         number = self.batches
@@ -151,8 +183,11 @@ class Worker:
         if self.config.compression == AUTO and not self.link:
             self.link = measured(self, timeout_s)
             self.schemes.machine = replace(self.schemes.machine, link_bytes_per_s=self.link)
-        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs, self.link))
+        self.post(CONTROLLER, Register(WorkerId(self.rank), self.incarnation, number, specs, self.link, optimizer))
         reply = self._registered(number, timeout_s)
+        if optimizer and not number:
+            self.config = self.config.with_optimizer(optimizer)
+            self.session.overlays = self._knows_updates
         if reply.compression:
             parameters = [replace(p, options=decided(self.config, p.options, reply.compression)) for p in parameters]
             self._say(lambda: f"compression {reply.compression}: {reply.why}")
@@ -193,8 +228,14 @@ class Worker:
 
     def push(self, grads: Mapping[str, Array | Factors], weight: float, copy: bool, timeout_s: float) -> int:
         """Encodes and sends (or accumulates) one push; returns its id, or 0 when nothing travelled."""
+        cadence = self.session.model.cadence
+        if cadence.carries == "delta" and cadence.local_lr == 0:
+            raise ConfigError(
+                "push: expected local_lr > 0 in the consistency model, at which a worker steps, got 0; or step in the "
+                "script: client.step_to(values)"
+            )
         ids, thin, take = self._ready_to_push(grads, copy, timeout_s)
-        if not self.session.model.cadence.accumulates:
+        if not cadence.accumulates:
             return self._send_push(*self.session.push(ids, weight, self.port.now(), thin), take)
         arrays, clock = self.arrays, self.session.clock
         arrays.weights[clock] = arrays.weights.get(clock, 0.0) + weight
@@ -205,6 +246,19 @@ class Worker:
             arrays.accumulate(slice_id, buffer.array, weight)
             buffer.release()
         return 0
+
+    def step_to(self, values: Mapping[str, Array], weight: float, timeout_s: float) -> None:
+        """The replica is what the script has made of it in this clock; what has moved travels as that of a push."""
+        ids, arrays = self.keyspace.slice_ids(values), self.arrays
+        if not self.session.cached_S[ids].all():
+            raise ConfigError("step_to: expected values that were pulled before, got some that were not; pull() first")
+        self.poll()
+        arrays.weights[self.session.clock] = weight
+        for slice_id in ids:
+            moved = arrays.gather(slice_id, values, copy=True)
+            np.copyto(arrays.replica[slice_id], moved.array)
+            moved.release()
+            arrays.summed.setdefault(slice_id, None)
 
     def push_pull(
         self,
@@ -228,7 +282,12 @@ class Worker:
         def send() -> None:
             del self.verdicts[self._send_push(entry, parts, take)]
 
-        self._fetch(names, outputs, timeout_s, meanwhile=send)  # no poll before: the push has no frames to send again
+        fetch = self._fetch(names, outputs)  # no poll before: the push has no frames to send again
+        try:
+            send()
+            fetch.wait(timeout_s)
+        finally:
+            fetch.end()
 
     def _ready_to_push(
         self, grads: Mapping[str, Array | Factors], copy: bool, timeout_s: float
@@ -316,32 +375,35 @@ class Worker:
 
     def pull(self, names: list[str], outputs: Mapping[str, Array], timeout_s: float) -> None:
         """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
-        self.poll()
-        self._fetch(names, outputs, timeout_s)
+        fetch = self.fetch(names, outputs)
+        try:
+            fetch.wait(timeout_s)
+        finally:
+            fetch.end()
 
-    def _fetch(
-        self,
-        names: list[str],
-        outputs: Mapping[str, Array],
-        timeout_s: float,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
+    def fetch(self, names: list[str], outputs: Mapping[str, Array]) -> Fetch:
+        """Begins a pull, which somebody has to `wait` for, and to `end`."""
+        self.poll()
+        return self._fetch(names, outputs)
+
+    def _fetch(self, names: list[str], outputs: Mapping[str, Array]) -> Fetch:
         session, arrays = self.session, self.arrays
         ids = np.array(self.keyspace.slice_ids(names), np.int64)
         travelling = session.travelling(ids)
-        at_hand = np.setdiff1d(ids, travelling, assume_unique=True) if len(travelling) < len(ids) else ids[:0]
+        entry: PullEntry | None = None
         if len(travelling):
             entry, actions = session.pull(travelling, self.port.now())
             self._sinks[entry.id] = outputs
             self.perform(actions)
-            try:
-                meanwhile()
-                self.wait(lambda: not entry.missing, timeout_s, lambda: self.missing.of_pull(entry))
-            finally:
-                session.abandon(entry)
-                del self._sinks[entry.id]
-        for slice_id in at_hand.tolist():
-            arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
+        if len(travelling) < len(ids):
+            for slice_id in np.setdiff1d(ids, travelling, assume_unique=True).tolist():
+                arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
+        return Fetch(self, entry)
+
+    def end_fetch(self, entry: PullEntry) -> None:
+        """For `Fetch.end` alone."""
+        self.session.abandon(entry)
+        del self._sinks[entry.id]
 
     def tick(self, timeout_s: float) -> None:
         """Finishes the clock; what was accumulated travels with the last clock of its round."""

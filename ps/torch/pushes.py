@@ -1,0 +1,127 @@
+"""Gradients on their way out: each leaves once `backward` has it, with others up to a few MiB in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ps.errors import ConfigError
+from ps.torch.tensors import Mirror, gradient, outside_graphs
+from ps.wire import PART_BYTES
+from ps.worker.client import Client
+
+
+class Rates(Protocol):
+    """What says the learning rate before anything leaves."""
+
+    examples: float
+
+    def follow_rate(self) -> None: ...
+
+
+class Pushes:
+    """What has been computed, and what has left, of one clock."""
+
+    def __init__(
+        self,
+        trained: dict[str, Mirror],
+        client: Client,
+        accumulate: int,
+        clip_norm: float | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.trained, self.client = trained, client
+        self.accumulate, self.clip_norm, self.scaler = accumulate, clip_norm, scaler
+        self._together = {name: bundle for bundle in client.bundles for name in bundle if name in trained}
+        self._computed: dict[str, int] = {}  # calls of backward that have reached it
+        self._ready: list[str] = []  # waits for more, to leave with it
+        self._left: dict[str, tuple[int, int]] = {}  # version and address of the gradient that has left
+        self._is_silent = False
+
+    def hook(self, rates: Rates, while_computing: bool) -> None:
+        """From now on gradients leave as they are computed."""
+        for name, mirror in self.trained.items() if while_computing else ():
+            mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates))  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Nothing leaves meanwhile, and nothing counts."""
+        before, self._is_silent = self._is_silent, True
+        try:
+            yield
+        finally:
+            self._is_silent = before
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Unscales and clips all gradients. False when they have overflowed: the step contributes nothing."""
+        if self.scaler is not None and self.scaler.is_enabled():
+            self.scaler.unscale_(optimizer)
+            if sum(float(found) for found in self.scaler._found_inf_per_device(optimizer).values()):
+                return False
+        if self.clip_norm is not None:
+            parameters = [mirror.parameter for mirror in self.trained.values()]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        return True
+
+    def finish(self, optimizer: torch.optim.Optimizer, examples: float) -> None:
+        """What has not left yet leaves. Raises: ConfigError naming a gradient that was changed after it had."""
+        for name, left in self._left.items():
+            if _state(self.trained[name]) != left:
+                raise ConfigError(
+                    f"gradient of {name!r}: expected it unchanged since backward, when it left, got another one; clip "
+                    f"and unscale by arguments of ps.torch.DistributedOptimizer (clip_norm, scaler, accumulate)"
+                )
+        if self.prepare(optimizer):
+            rest = {name for name in self.trained if name not in self._left and _has_gradient(self.trained[name])}
+            rest |= {other for name in rest for other in self._together[name]}
+            self._send([name for name in self.trained if name in rest], examples)
+        self._computed.clear()
+        self._ready.clear()
+        self._left.clear()
+
+    def _hook(self, name: str, rates: Rates) -> Callable[[torch.Tensor], None]:
+        @outside_graphs
+        def computed(_: torch.Tensor) -> None:
+            if not self._is_silent:
+                self._on_computed(name, rates)
+
+        return computed
+
+    def _on_computed(self, name: str, rates: Rates) -> None:
+        count = self._computed[name] = self._computed.get(name, 0) + 1
+        if count > self.accumulate:
+            raise ConfigError(
+                f"gradient of {name!r}: expected {self.accumulate} calls of backward per step, got one more; say "
+                f"accumulate=, or use no_sync() around all but the last"
+            )
+        bundle = self._together[name]
+        if any(self._computed.get(other, 0) < self.accumulate for other in bundle):
+            return
+        self._ready += bundle
+        if sum(self.trained[other].array.nbytes for other in self._ready) >= PART_BYTES:
+            rates.follow_rate()
+            self._send(self._ready, rates.examples)
+            self._ready = []
+
+    def _send(self, names: list[str], examples: float) -> None:
+        grads: dict[str, Any] = {}
+        for name in names:
+            mirror = self.trained[name]
+            has_one = _has_gradient(mirror)  # what shares a slice with others travels with them
+            grads[name] = gradient(mirror.parameter) if has_one else np.zeros_like(mirror.array)
+        if grads:
+            self.client.push(grads, weight=examples)
+            self._left.update({name: _state(self.trained[name]) for name in names if _has_gradient(self.trained[name])})
+
+
+def _has_gradient(mirror: Mirror) -> bool:
+    return mirror.parameter.grad is not None
+
+
+def _state(mirror: Mirror) -> tuple[int, int]:
+    grad = mirror.parameter.grad
+    return (-1, -1) if grad is None else (grad._version, grad.data_ptr())

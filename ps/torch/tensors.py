@@ -1,0 +1,72 @@
+"""Tensors as the arrays that a client takes and fills: the same memory on the CPU, a copy beside a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from ps.errors import ConfigError
+
+Array = np.ndarray[Any, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Mirror:
+    """The array of one parameter. On the CPU it is the parameter's memory; else `load` brings new values there."""
+
+    def __init__(self, name: str, parameter: torch.nn.Parameter) -> None:
+        self.name, self.parameter = name, parameter
+        data = parameter.data
+        if data.layout != torch.strided or data.is_complex():
+            kind = str(data.layout if data.layout != torch.strided else data.dtype).removeprefix("torch.")
+            raise ConfigError(f"parameter {name!r}: expected a dense tensor of real numbers, got {kind}")
+        self.shares = data.device.type == "cpu" and data.is_contiguous()
+        self.array = _numpy(data if self.shares else torch.empty_like(data, device="cpu").contiguous())
+        if not self.shares:
+            self.read()
+
+    def read(self) -> Array:
+        """The array, with the parameter's values."""
+        if not self.shares:
+            _tensor(self.array).copy_(self.parameter.data)
+        return self.array
+
+    def load(self) -> None:
+        """The parameter takes over the array's values."""
+        if not self.shares:
+            self.parameter.data.copy_(_tensor(self.array))
+
+    def check(self) -> None:
+        """Raises: ConfigError when the parameter has got other memory: nothing would reach it any more."""
+        if self.shares and self.parameter.data.data_ptr() != self.array.ctypes.data and self.array.size:
+            raise ConfigError(
+                f"parameter {self.name!r}: expected the tensor that the optimizer was made with, got another one; move "
+                f"the model (.to, .half) before ps.torch.DistributedOptimizer, and fill parameters in place"
+            )
+
+
+def outside_graphs(function: F) -> F:
+    """Called as it is where torch.compile has made a graph of what is around it."""
+    return cast(F, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+def gradient(parameter: torch.nn.Parameter) -> Array:
+    """The gradient as an array: its memory on the CPU, else a copy."""
+    assert parameter.grad is not None
+    return _numpy(parameter.grad.detach().to("cpu").contiguous())
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
