@@ -12,7 +12,7 @@ from ps.errors import ConfigError
 from ps.keyspace import Options
 from ps.torch.pulls import Pulls
 from ps.torch.pushes import Pushes
-from ps.torch.tensors import Mirror
+from ps.torch.tensors import Mirror, plain_model
 from ps.torch.twins import rate_of, twin_of
 from ps.worker.client import Client
 
@@ -56,10 +56,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise ConfigError(f"accumulate: expected calls of backward per step >= 1, got {accumulate}")
         if clip_norm is not None and not clip_norm > 0:
             raise ConfigError(f"clip_norm: expected a norm > 0 or None, got {clip_norm}")
-        model = _plain(model)
+        _check(plain_model(model))
         self._cadence = client.config.model().cadence
         self._steps_here = self._cadence.carries == "delta"
-        mirrors = _mirrors(model)
+        mirrors = _mirrors(plain_model(model))
         options, spec = self._settings(mirrors)
         client.register({name: one.array for name, one in mirrors.items()}, options, optimizer=spec)
         client.pull(out={name: one.array for name, one in mirrors.items()})
@@ -163,16 +163,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.client.step_to(values, float(self.examples))
 
 
-def _plain(model: torch.nn.Module) -> torch.nn.Module:
-    """The module whose parameters are trained. Raises: ConfigError for wrappers that move gradients themselves."""
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+def _check(model: torch.nn.Module) -> None:
+    """Raises: ConfigError for wrappers that move gradients themselves."""
     kind = type(model).__name__
-    if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule") or hasattr(model, "unshard"):
+    if kind in ("DistributedDataParallel", "FullyShardedDataParallel") or hasattr(model, "unshard"):
+        whole = "" if kind == "DistributedDataParallel" else ", unsharded: servers hold whole parameters"
         raise ConfigError(
-            f"model: expected one that exchanges no gradients itself, got {kind}; pass the module inside"
-            + ("" if kind == "DistributedDataParallel" else ", unsharded: servers hold whole parameters")
+            f"model: expected one that exchanges no gradients itself, got {kind}; pass the module inside{whole}"
         )
-    return model
 
 
 def _mirrors(model: torch.nn.Module) -> dict[str, Mirror]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ps.torch.tensors import Mirror, outside_graphs
+from ps.torch.tensors import Mirror, outside_graphs, plain_model
 from ps.worker.client import Client
 from ps.worker.pulling import PullFuture
 
@@ -17,7 +17,7 @@ class Pulls:
 
     A module waits for the parameters that it owns; one of torch's own (attention) for those inside it, too, as it may
     read them without calling their module. Those of modules that the first forward pass did not call are waited for at
-    its begin: nobody knows who reads them.
+    its begin, as nobody knows who reads them; so are all of a compiled model.
     """
 
     def __init__(self, model: torch.nn.Module, mirrors: dict[str, Mirror], client: Client) -> None:
@@ -28,9 +28,13 @@ class Pulls:
         self._called: set[str] = set()  # names for which some module has waited in the first pass
         self._first: frozenset[str] = frozenset()  # waited for at the begin of each pass
         self._is_first_pass = True
+        plain = plain_model(model)
+        plain.register_state_dict_pre_hook(lambda *_: self.finish())
         model.register_forward_pre_hook(self._begin_of_pass)
-        model.register_state_dict_pre_hook(lambda *_: self.finish())  # type: ignore[no-untyped-call]
-        for module in model.modules():
+        if plain is not model:  # of torch.compile: a wait inside would cut its graph
+            self._first = frozenset(mirrors)
+            return
+        for module in plain.modules():
             if names := self._names(module):
                 module.register_forward_pre_hook(self._waits_for(names))
 

@@ -45,7 +45,7 @@ class Pushes:
     def hook(self, rates: Rates, while_computing: bool) -> None:
         """From now on gradients leave as they are computed."""
         for name, mirror in self.trained.items() if while_computing else ():
-            mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates))  # type: ignore[no-untyped-call]
+            mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates))
 
     @contextmanager
     def silent(self) -> Iterator[None]:

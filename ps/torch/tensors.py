@@ -51,7 +51,12 @@ class Mirror:
 
 def outside_graphs(function: F) -> F:
     """Called as it is where torch.compile has made a graph of what is around it."""
-    return cast(F, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+    return cast(F, torch.compiler.disable(function))
+
+
+def plain_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The module that torch.compile was given; any other is itself."""
+    return cast(torch.nn.Module, getattr(model, "_orig_mod", model))
 
 
 def gradient(parameter: torch.nn.Parameter) -> Array:

@@ -64,7 +64,7 @@ def test_ones_own_model_is_named_by_its_module() -> None:
     [
         ("ssp", "consistency: ssp: staleness: expected a value, got none"),
         ("bsp:n=1", "consistency: bsp expected no options, got 'n'"),
-        ("local:every=0,local_lr=0.1", "consistency: local: every: expected greater than or equal to 1, got '-1'"),
+        ("local:every=0,local_lr=0.1", "consistency: local: every: expected greater than or equal to 1, got '0'"),
         ("local:local_lr=-1", "consistency: local: local_lr: expected greater than or equal to 0, got '-1'"),
         (
             "BSP",

@@ -1,0 +1,92 @@
+"""Small models and their data, made in one thread: torch's random state is one per process."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+Optimizers = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+class TinyGpt(nn.Module):
+    """Characters in, the next character out: one block, tied embeddings."""
+
+    def __init__(self, letters: int = 16, width: int = 16, length: int = 8) -> None:
+        super().__init__()
+        self.letters, self.places = nn.Embedding(letters, width), nn.Embedding(length, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.head = nn.Linear(width, letters, bias=False)
+        self.head.weight = self.letters.weight
+        self.register_buffer("mask", torch.triu(torch.ones(length, length, dtype=torch.bool), 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.letters(x) + self.places(torch.arange(x.shape[1]))
+        n = self.norm1(h)
+        h = h + self.attention(n, n, n, attn_mask=self.mask, need_weights=False)[0]
+        logits: torch.Tensor = self.head(h + self.mlp(self.norm2(h)))
+        return logits.flatten(0, 1)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 4))
+
+
+def cnn() -> nn.Module:
+    convolutions = (nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU())
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *convolutions, nn.Flatten(), nn.Linear(32, 4))
+
+
+class Problem:
+    """A model, and batches by (step, worker)."""
+
+    def __init__(self, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = {"mlp": mlp, "cnn": cnn, "gpt": TinyGpt}[kind]().to(dtype)
+            shape = {"mlp": (64, 12), "cnn": (64, 64), "gpt": (64, 8)}[kind]
+            if kind == "gpt":
+                x = torch.randint(0, 16, shape)
+                self.x, self.y = x, x.roll(-1, 1)  # to be learnt: the next letter of a ring
+            else:
+                self.x = torch.randn(shape, dtype=dtype)
+                self.y = self.x[:, :4].argmax(1)
+
+    def copy(self) -> nn.Module:
+        return copy.deepcopy(self.model)
+
+    def loss(self, model: nn.Module, step: int, worker: int, batch: int = 8) -> torch.Tensor:
+        """Of a worker's batch of this step."""
+        rows = (torch.arange(batch) + batch * (3 * step + worker)) % len(self.x)
+        return nn.functional.cross_entropy(model(self.x[rows]), self.y[rows].flatten())
+
+    def whole_loss(self, model: nn.Module) -> float:
+        """Of all data."""
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(model(self.x), self.y.flatten()))
+
+
+def alone(problem: Problem, make: Optimizers, workers: int, steps: int) -> torch.Tensor:
+    """One process that computes every worker's gradients and steps with their mean: all parameters, flat."""
+    model = problem.copy()
+    optimizer = make(model)
+    parameters = list(model.parameters())
+    for step in range(steps):
+        grads = [torch.autograd.grad(problem.loss(model, step, worker), parameters) for worker in range(workers)]
+        for place, parameter in enumerate(parameters):
+            parameter.grad = sum((one[place] for one in grads[1:]), grads[0][place].clone()) / workers
+        optimizer.step()
+    return flat(model)
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """In the 2-norm over all parameters, relative."""
+    return ((one - other).norm() / other.norm()).item()
