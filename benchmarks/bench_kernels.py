@@ -18,6 +18,7 @@ from ps.kernels import dispatch, onebit, updates
 from ps.types import Array, Float32
 
 GROUP, BLOCK = 512, 512  # elements
+WORKERS = 4  # frames in a mean
 HEADER_BYTES = 16  # of a frame: what stands behind it is aligned to no more
 TOP = 0.01  # share of the elements
 
@@ -135,6 +136,22 @@ def onebit_decode_add(n: int) -> Work:
 @in_cache_and_in_memory
 def onebit_decode_add_twin(n: int) -> Work:
     return _onebit_decode_add(n, onebit.onebit_decode_add)
+
+
+@in_cache_and_in_memory
+def onebit_mean(n: int) -> Work:
+    frames, out = [frame_body(-(-n // GROUP) * (8 + GROUP // 8)) for _ in range(WORKERS)], np.zeros(n, np.float32)
+    for seed, records in enumerate(frames):
+        kernels.onebit_encode(normal(n, seed % 2), None, GROUP, False, records)
+    call = lambda: kernels.onebit_mean(frames, [1.0] * WORKERS, float(WORKERS), GROUP, out)  # noqa: E731
+    return Work(call, 4 * n + sum(records.size for records in frames), (out,))
+
+
+@in_cache_and_in_memory
+def onebit_move(n: int) -> Work:
+    records, view = frame_body(-(-n // GROUP) * (8 + GROUP // 8)), np.zeros(n, np.float32)
+    call = lambda: kernels.onebit_move(normal(n), view, GROUP, False, records)  # noqa: E731
+    return Work(call, 12 * n + records.size, (view, records))
 
 
 @in_cache_and_in_memory

@@ -17,6 +17,7 @@ import numpy as np
 import zmq
 
 from benchmarks.harness import Bench, checksum
+from ps import kernels
 from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.processes import join_worker, keep_freed_memory
@@ -34,6 +35,22 @@ socket = zmq.Context().socket(zmq.ROUTER)
 print(socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
 while len(frames := socket.recv_multipart(copy=False)) > 2:
     socket.send_multipart(frames, copy=False)
+"""
+ADDER = """
+import numpy as np, zmq
+from ps import kernels
+from ps.processes import keep_freed_memory
+keep_freed_memory()
+socket = zmq.Context().socket(zmq.ROUTER)
+print(socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+values = []
+while len(frames := socket.recv_multipart(copy=False)) > 2:
+    grad = np.frombuffer(frames[2].buffer, np.float32)
+    values = values or [np.zeros_like(grad), np.zeros_like(grad)]
+    assert kernels.all_finite(grad)
+    np.add(values[0], grad, out=values[1])
+    values.reverse()
+    socket.send_multipart([frames[0], frames[1], values[0].data], copy=False)
 """
 TCP_ECHO = """
 import socket
@@ -148,6 +165,48 @@ def bench_pyzmq_echo(bench: Bench) -> None:
 def bench_pyzmq_echo_one_at_a_time(bench: Bench) -> None:
     """The like for a parameter that is one slice: it comes back before the next one leaves."""
     pyzmq_echo(bench, 1)
+
+
+def bench_pyzmq_adder_one_at_a_time(bench: Bench) -> None:
+    """A bare server of one slice: what is pushed is checked and added, and comes back into an array of the caller's.
+
+    No protocol, no consistency, no second worker: the least that a push and a pull of one slice can cost here.
+    """
+    keep_freed_memory()
+    size, count = bench.size(smoke=1 << 8, full=SLICE_BYTES // 4), bench.size(smoke=2, full=64)
+    grad, copied, out = (np.ones(size, np.float32) for _ in range(3))
+    with process(sys.executable, "-c", ADDER) as child:
+        assert child.stdout is not None
+        with zmq.Context() as context, context.socket(zmq.DEALER) as one:
+            one.connect(f"tcp://127.0.0.1:{int(child.stdout.readline())}")
+
+            def push_pull() -> None:
+                assert kernels.all_finite(grad)
+                np.copyto(copied, grad)  # `push` returns at once: the caller may write on
+                one.send_multipart([HEADER, copied.data], copy=False)
+                np.copyto(out, np.frombuffer(one.recv_multipart(copy=False)[-1].buffer, np.float32))
+
+            push_pull()
+            with bench.timed(bytes_moved=2 * out.nbytes * count):
+                for _ in range(count):
+                    push_pull()
+            bench.check(checksum(out))
+            one.send(b"over")
+
+
+def bench_pyzmq_ping(bench: Bench) -> None:
+    """64 bytes there and back through two bare sockets, one at a time."""
+    count = bench.size(smoke=2, full=1000)
+    with process(sys.executable, "-c", ZMQ_ECHO) as child:
+        assert child.stdout is not None
+        with zmq.Context() as context, context.socket(zmq.DEALER) as one:
+            one.connect(f"tcp://127.0.0.1:{int(child.stdout.readline())}")
+            with bench.timed(events=count):
+                for _ in range(count):
+                    one.send_multipart([HEADER, bytes(64)])
+                    last = one.recv_multipart()
+            bench.check(checksum(last[-1]))
+            one.send(b"over")
 
 
 def pyzmq_echo(bench: Bench, in_flight: int) -> None:

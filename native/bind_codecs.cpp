@@ -2,10 +2,12 @@
 #include "bind.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include <cfloat>
 #include <cmath>
 #include <optional>
+#include <vector>
 
 namespace ps {
 
@@ -73,6 +75,30 @@ void bind_bits(nb::module_& m) {
         Released released(n * 4);
         table().codecs.onebit_decode_add(n, records.data(), group, out.data(), float(weight));
     }, arg("records"), nb::arg("group"), arg("out_N"), nb::arg("weight"));
+    m.def("onebit_mean", [](std::vector<Bytes> frames, std::vector<double> weights, double total, size_t group,
+                            Out<float> out) {
+        const size_t n = out.shape(0);
+        if (frames.size() != weights.size()) throw nb::value_error("expected one weight per frame");
+        std::vector<OneBitTerm> terms;
+        for (size_t k = 0; k < frames.size(); ++k) {
+            expect(record_bytes(n, group, 8), frames[k].shape(0));
+            terms.push_back({frames[k].data(), float(weights[k]), 0.0f, 0.0f});
+        }
+        Released released(n * 4);
+        table().codecs.onebit_mean(n, terms.size(), terms.data(), float(total), group, out.data());
+    }, arg("records"), nb::arg("weights"), nb::arg("total"), nb::arg("group"), arg("out_N"));
+    m.def("onebit_move", [](Grad w, Out<float> view, size_t group, bool mean_threshold, Room records) {
+        const size_t n = length(w, view);
+        expect(record_bytes(n, group, 8), records.shape(0));
+        Released released(n * 4);
+        return table().codecs.onebit_move(n, w.data(), view.data(), group, mean_threshold, records.data());
+    }, arg("w_N"), arg("view_N"), nb::arg("group"), nb::arg("mean_threshold"), arg("records"));
+    m.def("onebit_finite", [](Bytes records, size_t group) {
+        const size_t bytes = records.shape(0);
+        expect(0, bytes % record_bytes(1, group, 8));
+        Released released(bytes);
+        return table().codecs.onebit_finite(bytes, records.data(), group);
+    }, arg("records"), nb::arg("group"));
     m.def("sign_encode", [](Grad grad, Residual residual, size_t group, Room records) {
         const size_t n = grad.shape(0);
         float* rest = data_of(grad, residual);

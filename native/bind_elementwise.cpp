@@ -28,7 +28,7 @@ void bind_all(nb::module_& m) {
         Released released(n * sizeof(T));
         return kernels<T>().copy_finite(n, x.data(), out.data());
     }, arg("x"), arg("out"));
-    m.def("weighted_sum", [](std::vector<In<T>> grads, std::vector<double> weights, Out<T> out) {
+    m.def("weighted_sum", [](std::vector<In<T>> grads, std::vector<double> weights, double total, Out<T> out) {
         const size_t n = out.shape(0);
         if (grads.empty() || grads.size() != weights.size()) throw nb::value_error("expected one weight per gradient");
         std::vector<const T*> data;
@@ -39,8 +39,8 @@ void bind_all(nb::module_& m) {
             scale.push_back(T(weights[k]));
         }
         Released released(n * sizeof(T));
-        kernels<T>().weighted_sum(n, data.size(), data.data(), scale.data(), out.data());
-    }, arg("grads"), nb::arg("weights"), arg("out"));
+        kernels<T>().weighted_sum(n, data.size(), data.data(), scale.data(), T(total), out.data());
+    }, arg("grads"), nb::arg("weights"), nb::arg("total"), arg("out"));
     m.def("scale_into", [](In<T> x, double factor, Out<T> out) {
         const size_t n = length(x, out);
         Released released(n * sizeof(T));

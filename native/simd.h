@@ -45,6 +45,7 @@ struct Mask {
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec magnitude(Vec a) { return {_mm512_abs_ps(a.v)}; }
@@ -127,6 +128,7 @@ struct Mask {
 inline Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline Vec operator/(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 inline Vec smaller(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline Vec larger(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline Vec magnitude(Vec x) {
@@ -248,6 +250,7 @@ inline Four without_sign(Four x) { return Four(FourI(x) & 0x7fffffff); }
 inline Vec operator+(const Vec& a, const Vec& b) { return each_part([&](int k) { return a.p[k] + b.p[k]; }); }
 inline Vec operator-(const Vec& a, const Vec& b) { return each_part([&](int k) { return a.p[k] - b.p[k]; }); }
 inline Vec operator*(const Vec& a, const Vec& b) { return each_part([&](int k) { return a.p[k] * b.p[k]; }); }
+inline Vec operator/(const Vec& a, const Vec& b) { return each_part([&](int k) { return a.p[k] / b.p[k]; }); }
 inline Vec smaller(const Vec& a, const Vec& b) {
     return each_part([&](int k) { return chosen(a.p[k] < b.p[k], a.p[k], b.p[k]); });
 }

@@ -13,7 +13,7 @@ template <typename T>
 struct Elementwise {
     bool (*all_finite)(size_t n, const T* x);
     bool (*copy_finite)(size_t n, const T* x, T* out);
-    void (*weighted_sum)(size_t n, size_t count, const T* const* grads, const T* weights, T* out);
+    void (*weighted_sum)(size_t n, size_t count, const T* const* grads, const T* weights, T total, T* out);
     void (*scale_into)(size_t n, const T* x, T factor, T* out);
     void (*divide)(size_t n, const T* x, T total, T* out);
     void (*add)(size_t n, const T* w, const T* grad, T* out);
@@ -49,6 +49,12 @@ struct Candidate {
     uint32_t bits, index;
 };
 
+// One of the frames that are summed; `records` moves from group to group, low and high are its weighted levels there.
+struct OneBitTerm {
+    const uint8_t* records;
+    float weight, low, high;
+};
+
 constexpr size_t CLIP_PIECE = 32 * 1024;  // elements; each has a sum of its own
 
 // float32 slices to frames and back. `records` and `body` may start at any byte; `residual` may be null.
@@ -56,6 +62,10 @@ struct Codecs {
     void (*onebit_encode)(size_t n, const float* grad, float* residual, size_t group, bool mean_threshold,
                           uint8_t* records);
     void (*onebit_decode_add)(size_t n, const uint8_t* records, size_t group, float* out, float weight);
+    void (*onebit_mean)(size_t n, size_t count, OneBitTerm* terms, float total, size_t group, float* out);
+    // False, with view and records half written, where a difference is not finite.
+    bool (*onebit_move)(size_t n, const float* w, float* view, size_t group, bool mean_threshold, uint8_t* records);
+    bool (*onebit_finite)(size_t bytes, const uint8_t* records, size_t group);
     void (*sign_encode)(size_t n, const float* grad, float* residual, size_t group, uint8_t* records);
     void (*sign_decode_add)(size_t n, const uint8_t* records, size_t group, float* out, float weight);
     void (*int8_encode)(size_t n, const float* grad, float* residual, size_t block, float unit_max, uint8_t* body);

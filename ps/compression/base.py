@@ -6,12 +6,15 @@ A codec holds options only. What it remembers of one slice between two calls is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from ps import kernels
+from ps.buffers import Pool
 from ps.types import Array, Float32, UInt8
 
 
@@ -79,10 +82,32 @@ class Codec(ABC):
     def decode_add(self, frame: UInt8, out_N: Float32, weight: float) -> None:
         """out += float32(weight) * decoded, each product and each sum rounded once; `frame` has passed `check`."""
 
+    def mean(self, frames: Sequence[UInt8], weights: Sequence[float], total: float, out_N: Float32) -> None:
+        """out = (sum in the given order of float32(weight) * decoded, from zeros) / float32(total), as `decode_add`."""
+        out_N.fill(0.0)
+        for frame, weight in zip(frames, weights, strict=True):
+            self.decode_add(frame, out_N, weight)
+        if total != 1.0:
+            kernels.divide(out_N, total, out_N)
+
+    def move(self, w_N: Float32, view_N: Float32, memory: Memory, frame: UInt8, pool: Pool) -> int | None:
+        """Encodes w - view into `frame`, as `encode` does without a residual, and adds what it decodes to to the view.
+
+        Returns the length of the frame; None where an element of w - view is not finite: what the view holds is then of
+        no use. pool: for scratch.
+        """
+        left = pool.take("float32", w_N.size)
+        with np.errstate(all="ignore"):
+            np.subtract(w_N, view_N, out=left.array)
+        length = self.encode(left.array, memory, frame) if kernels.all_finite(left.array) else None
+        left.release()
+        if length is not None:
+            self.decode_add(frame[:length], view_N, 1.0)
+        return length
+
     def decode(self, frame: UInt8, out_N: Float32) -> None:
         """out = decoded."""
-        out_N.fill(0.0)
-        self.decode_add(frame, out_N, 1.0)
+        self.mean([frame], [1.0], 1.0, out_N)
 
     def refund(self, frame: UInt8, memory: Memory) -> None:
         """A refused frame goes back into the residual, where there is one (conservation, G9)."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from ps import factors
+from ps import factors, kernels
 from ps.compression import compressor
 from ps.compression.base import Codec
 from ps.compression.none import Identity
 from ps.errors import FrameError
 from ps.keyspace import Slice
 from ps.messages import FACTORS, RAW, SAME
-from ps.types import Array, Float32
+from ps.types import Array, Float, Float32
 
 __all__ = ["FACTORS", "RAW", "SAME", "Codecs", "Frame", "checked"]
 
@@ -63,13 +64,25 @@ class Codecs:
         else:
             self._of_frame(item).decode_add(frame.data, out_N, weight)
 
-    def decode(self, item: Slice, frame: Frame, out_N: Float32) -> None:
-        """out = decoded."""
-        if frame.codec == FACTORS:
-            out_N.fill(0.0)
-            self.decode_add(item, frame, out_N, 1.0)
+    def mean(self, item: Slice, frames: Sequence[Frame], weights: Sequence[float], total: float, out_N: Float) -> None:
+        """out = (sum in the given order of its dtype(weight) * decoded) / its dtype(total); total 1: the sum alone.
+
+        Frames that are not raw have passed `check_push`. Where there is one the sum starts from zeros.
+        """
+        codecs, data = {frame.codec for frame in frames}, [frame.data for frame in frames]
+        if codecs == {RAW}:
+            kernels.weighted_sum(data, weights, total, out_N)
+        elif codecs.isdisjoint((RAW, FACTORS)):
+            self._of_frame(item).mean(data, weights, total, out_N)
         else:
-            self._of_frame(item).decode(frame.data, out_N)
+            out_N.fill(0.0)
+            for frame, weight in zip(frames, weights, strict=True):
+                if frame.codec == RAW:
+                    kernels.weighted_sum([out_N, frame.data], [1.0, weight], 1.0, out_N)
+                else:
+                    self.decode_add(item, frame, out_N, weight)
+            if total != 1.0:
+                kernels.divide(out_N, total, out_N)
 
     def _of_frame(self, item: Slice) -> Codec:
         codec = self.of_push(item)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from ps import kernels
+from ps.buffers import Pool
 from ps.compression.base import Codec, Memory
-from ps.compression.frame import HEADER_BYTES, check_finite, check_header, put_header
+from ps.compression.frame import HEADER_BYTES, check_header, put_header, refuse
 from ps.types import Float32, UInt8
 
 
@@ -35,19 +36,33 @@ class OneBit(Codec):
 
     def encode(self, grad_N: Float32, memory: Memory, frame: UInt8) -> int:
         """See `Codec`."""
-        length, is_mean = self.bytes_max(memory.rows, memory.columns), self.threshold == "mean"
-        records = put_header(self, frame[:length], memory.size, int(is_mean), self.group)
-        kernels.onebit_encode(grad_N, memory.residual_N, self.group, is_mean, records)
-        memory.encoded += 1
-        return length
+        records = self._begin(memory, frame)
+        kernels.onebit_encode(grad_N, memory.residual_N, self.group, self.threshold == "mean", records)
+        return HEADER_BYTES + records.size
 
     def check(self, frame: UInt8, rows: int, columns: int) -> None:
         """See `Codec`."""
         length, flags = self.bytes_max(rows, columns), int(self.threshold == "mean")
-        body = check_header(self, frame, rows * columns, length, flags, self.group)
-        record_C = body.reshape(-1, 8 + 4 * kernels.words(self.group))
-        check_finite(self, "v0, v1", np.ascontiguousarray(record_C[:, :8]).view(np.float32))
+        records = check_header(self, frame, rows * columns, length, flags, self.group)
+        if not kernels.onebit_finite(records, self.group):
+            refuse(self, "v0, v1", "finite", "NaN or Inf")
 
     def decode_add(self, frame: UInt8, out_N: Float32, weight: float) -> None:
         """See `Codec`."""
         kernels.onebit_decode_add(frame[HEADER_BYTES:], self.group, out_N, weight)
+
+    def mean(self, frames: Sequence[UInt8], weights: Sequence[float], total: float, out_N: Float32) -> None:
+        """See `Codec`; in one pass."""
+        kernels.onebit_mean([frame[HEADER_BYTES:] for frame in frames], weights, total, self.group, out_N)
+
+    def move(self, w_N: Float32, view_N: Float32, memory: Memory, frame: UInt8, pool: Pool) -> int | None:
+        """See `Codec`; in one pass."""
+        records = self._begin(memory, frame)
+        moved = kernels.onebit_move(w_N, view_N, self.group, self.threshold == "mean", records)
+        return HEADER_BYTES + records.size if moved else None
+
+    def _begin(self, memory: Memory, frame: UInt8) -> UInt8:
+        """Writes the header; returns the records, which are yet to be written."""
+        memory.encoded += 1
+        length = self.bytes_max(memory.rows, memory.columns)
+        return put_header(self, frame[:length], memory.size, int(self.threshold == "mean"), self.group)

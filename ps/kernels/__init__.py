@@ -39,6 +39,9 @@ ftrl = kernel(updates.ftrl)
 
 onebit_encode = kernel(onebit.onebit_encode)
 onebit_decode_add = kernel(onebit.onebit_decode_add)
+onebit_mean = kernel(onebit.onebit_mean)
+onebit_move = kernel(onebit.onebit_move)
+onebit_finite = kernel(onebit.onebit_finite)
 sign_encode = kernel(onebit.sign_encode)
 sign_decode_add = kernel(onebit.sign_decode_add)
 int8_encode = kernel(quantise.int8_encode)
@@ -104,6 +107,9 @@ __all__ = [
     "SCALE_BITS_MIN",
     "onebit_encode",
     "onebit_decode_add",
+    "onebit_mean",
+    "onebit_move",
+    "onebit_finite",
     "sign_encode",
     "sign_decode_add",
     "int8_encode",

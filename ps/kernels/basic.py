@@ -11,20 +11,21 @@ from ps.types import Float
 
 
 @np.errstate(all="ignore")
-def weighted_sum(grads: Sequence[Float], weights: Sequence[float], out: Float) -> None:
-    """out = w0 * g0, then out += w1 * g1, out += w2 * g2, ...: a left fold in the given order.
+def weighted_sum(grads: Sequence[Float], weights: Sequence[float], total: float, out: Float) -> None:
+    """out = (w0 * g0 + w1 * g1 + w2 * g2 + ...) / total: a left fold in the given order, then a true division.
 
-    Shapes: each gradient and `out` (n,), one weight per gradient, at least one. Weights are cast to the dtype first;
-    every product and every sum rounds once. `out` may be the first gradient, no other one.
+    Shapes: each gradient and `out` (n,), one weight per gradient, at least one. Weights and total are cast to the dtype
+    first; every product, every sum and the division rounds once. `out` may be the first gradient, no other one.
     """
     assert len(grads) == len(weights) > 0
-    scale = cast(out, *weights)
+    *scale, divisor = cast(out, *weights, total)
     for out_B, first_B, *rest in blocks(out, *grads, scratch=1):
         *grads_B, term_B = rest
         np.multiply(first_B, scale[0], out=out_B)
         for grad_B, factor in zip(grads_B, scale[1:], strict=True):
             np.multiply(grad_B, factor, out=term_B)
             np.add(out_B, term_B, out=out_B)
+        np.divide(out_B, divisor, out=out_B)
 
 
 @np.errstate(all="ignore")

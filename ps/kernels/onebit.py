@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ps.kernels.groups import corrected, float32_of, lane_sums, part, pieces, select
@@ -46,6 +48,41 @@ def onebit_decode_add(records: UInt8, group: int, out_N: Float32, weight: float)
         level_C2 = np.float32(weight) * _floats(record, 0, 2)
         bit_CR = _bits(record[:, 8:], (at.stop - at.start) // len(record))
         out_N[at] += select(bit_CR, level_C2[:, 0], level_C2[:, 1]).reshape(-1)
+
+
+@np.errstate(all="ignore")
+def onebit_mean(records: Sequence[UInt8], weights: Sequence[float], total: float, group: int, out_N: Float32) -> None:
+    """out = (0 + float32(w0) * v_b of the first frame + float32(w1) * v_b of the second + ...) / float32(total).
+
+    A left fold in the given order from +0; every product, every sum and the division rounds once. Shapes: as in
+    `onebit_decode_add`, one weight per frame. Native, `out` is written once and never read.
+    """
+    out_N.fill(0.0)
+    for frame, weight in zip(records, weights, strict=True):
+        onebit_decode_add(frame, group, out_N, weight)
+    np.divide(out_N, np.float32(total), out=out_N)
+
+
+@np.errstate(all="ignore")
+def onebit_move(w_N: Float32, view_N: Float32, group: int, mean_threshold: bool, records: UInt8) -> bool:
+    """Encodes w - view into `records`, without a residual, and adds what they decode to to the view.
+
+    False where an element of w - view is not finite: `view` and `records` are then of no use, written in part. Shapes:
+    w, view (n,), records as in `onebit_encode`. Native, both arrays are read once from memory.
+    """
+    record_C = records.reshape(-1, 8 + 4 * words(group))
+    for at, groups in pieces(w_N.size, group):
+        left_B, part_of_records = w_N[at] - view_N[at], record_C[groups].reshape(-1)
+        onebit_encode(left_B, None, group, mean_threshold, part_of_records)
+        if not onebit_finite(part_of_records, group):  # a level is finite exactly if all of its elements are
+            return False
+        onebit_decode_add(part_of_records, group, view_N[at], 1.0)
+    return True
+
+
+def onebit_finite(records: UInt8, group: int) -> bool:
+    """Whether no v0, v1 is NaN or infinite. Shape: as in `onebit_encode`."""
+    return bool(np.isfinite(_floats(records.reshape(-1, 8 + 4 * words(group)), 0, 2)).all())
 
 
 @np.errstate(all="ignore")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ps import kernels
 from ps.buffers import Buffer, Pool
 from ps.compression.choice import RAW, Codecs, Frame
 from ps.keyspace import Slice
@@ -98,7 +97,7 @@ class Values:
                 self.step(commit, frames[0].data)
                 return frames[0].data
             combined = self.pool.take("float32", self.slices[commit.slice].size)
-            self.codecs.decode(self.slices[commit.slice], frames[0], combined.array)
+            self.codecs.mean(self.slices[commit.slice], frames, [1.0], 1.0, combined.array)
         else:
             combined = self._combined(commit, frames)
         self.step(commit, combined.array)
@@ -107,25 +106,13 @@ class Values:
         return grad_N
 
     def _combined(self, commit: Commit, frames: Sequence[Frame]) -> Buffer:
-        """(sum in rank order of float32(weight) * g) / sum of weights; the sum alone where the optimizer takes it.
-
-        Where a frame is encoded the sum starts from zeros.
-        """
+        """(sum in rank order of weight * g) / sum of weights; the sum alone where the optimizer takes it."""
         item = self.slices[commit.slice]
         weights = [push.weight for push in commit.contributions]
         out = self.pool.take(item.dtype, item.size)
-        if all(frame.codec == RAW for frame in frames):
-            kernels.weighted_sum([frame.data for frame in frames], weights, out.array)
-        else:
-            out.array.fill(0)
-            for frame, weight in zip(frames, weights, strict=True):
-                if frame.codec == RAW:
-                    kernels.weighted_sum([out.array, frame.data], [1.0, weight], out.array)
-                else:
-                    self.codecs.decode_add(item, frame, out.array, weight)
-        if self.optimizer.TAKES == "mean":
-            total = math.fsum(np.array(weights, item.dtype))  # exact: np.sum adds in a tree of its own
-            kernels.divide(out.array, total, out.array)
+        mean = self.optimizer.TAKES == "mean"
+        total = math.fsum(np.array(weights, item.dtype)) if mean else 1.0  # exact: np.sum adds in a tree of its own
+        self.codecs.mean(item, frames, weights, total, out.array)
         return out
 
     def step(self, commit: Commit, grad_N: Float | None) -> None:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ps import kernels
 from ps.buffers import Buffer, Pool
 from ps.compression.base import Codec, Memory
 from ps.compression.choice import RAW, SAME, Codecs, Frame
@@ -54,24 +53,14 @@ class View:
     def move(self, w_N: Float) -> None:
         """Goes towards the values `w_N` as far as one frame can."""
         self._drop_frame()
-        rows, columns = self.memory.rows, self.memory.columns
-        left = self.pool.take("float32", w_N.size)
-        with np.errstate(all="ignore"):
-            np.subtract(w_N, self.values.array, out=left.array)
-        if not kernels.all_finite(left.array):  # training has diverged: no codec can say that
-            left.release()
-            self._copy(w_N)
-            return
-        frame = self.pool.take("uint8", self.codec.bytes_max(rows, columns))
-        length = self.codec.encode(left.array, self.memory, frame.array)
-        left.release()
-        if length >= w_N.nbytes:
+        if self.values.holders > 1:
+            self._copy(self.values.array)
+        frame = self.pool.take("uint8", self.codec.bytes_max(self.memory.rows, self.memory.columns))
+        length = self.codec.move(w_N, self.values.array, self.memory, frame.array, self.pool)
+        if length is None or length >= w_N.nbytes:  # training has diverged, which no codec can say; or no gain
             frame.release()
             self._copy(w_N)
             return
-        if self.values.holders > 1:
-            self._copy(self.values.array)
-        self.codec.decode_add(frame.array[:length], self.values.array, 1.0)
         self.frame, self.frame_bytes = frame, length
 
     def last_frame(self) -> tuple[Frame, Buffer]:

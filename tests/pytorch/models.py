@@ -67,7 +67,8 @@ class Problem:
     def whole_loss(self, model: nn.Module) -> float:
         """Of all data."""
         with torch.no_grad():
-            return float(nn.functional.cross_entropy(model(self.x), self.y.flatten()))
+            loss: torch.Tensor = nn.functional.cross_entropy(model(self.x), self.y.flatten())
+        return loss.item()
 
 
 def alone(problem: Problem, make: Optimizers, workers: int, steps: int) -> torch.Tensor:

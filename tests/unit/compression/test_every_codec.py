@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from ps.buffers import Pool
 from ps.compression import COMPRESSORS, Codec, Memory
 from ps.errors import ConfigError
 from ps.types import Float32
@@ -154,6 +155,35 @@ def test_weights_scale_what_is_added(spec: str) -> None:
     expected_N = out_N + np.float32(0.3) * decoded(codec, frame, N)
     codec.decode_add(frame, out_N, 0.3)
     assert np.array_equal(out_N, expected_N)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("total", [1.0, 2.3])
+@pytest.mark.parametrize("weights", [[1.0], [0.3, 1.0, -2.0]])
+def test_a_mean_is_the_fold_in_order_and_one_division(spec: str, weights: list[float], total: float) -> None:
+    codec = codec_of(spec)
+    frames = [fresh(codec, normal(N, seed), 24)[0] for seed in range(len(weights))]
+    expected_N, got_N = np.zeros(N, np.float32), np.full(N, np.nan, np.float32)
+    for frame, weight in zip(frames, weights, strict=True):
+        codec.decode_add(frame, expected_N, weight)
+    codec.mean(frames, weights, total, got_N)
+    assert got_N.tobytes() == (expected_N / np.float32(total)).tobytes()
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if codec_of(spec).PULLS is None])
+def test_a_move_adds_the_frame_of_the_difference(spec: str) -> None:
+    codec, w_N, pool = codec_of(spec), normal(N), Pool()
+    memories = [Memory(24, 40, None, seed=5) for _ in range(2)]
+    views = [normal(N, 1) for _ in range(2)]
+    spaces = [np.zeros(codec.bytes_max(24, 40), np.uint8) for _ in range(2)]
+    for _ in range(3):
+        expected = codec.encode(w_N - views[0], memories[0], spaces[0])
+        codec.decode_add(spaces[0][:expected], views[0], 1.0)
+        assert codec.move(w_N, views[1], memories[1], spaces[1], pool) == expected
+        assert spaces[1][:expected].tobytes() == spaces[0][:expected].tobytes()
+        assert views[1].tobytes() == views[0].tobytes() and memories[1].encoded == memories[0].encoded
+    w_N[N // 2] = np.inf
+    assert codec.move(w_N, views[1], memories[1], spaces[1], pool) is None
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -116,7 +116,7 @@ def test_frames_of_other_options_name_the_difference(theirs: str, ours: str, tex
 @pytest.mark.parametrize(
     ("spec", "at", "four", "text"),
     [
-        ("onebit", 20, "0000807f", "v0, v1: expected finite, got inf"),
+        ("onebit", 20, "0000807f", "v0, v1: expected finite, got NaN or Inf"),
         ("sign", 16, "0000c07f", "scale: expected 0 to"),
         ("sign", 16, "00000080", "scale: expected 0 to"),
         ("qsgd", 16, "ffff7f7f", "norm / levels: expected 0 to"),

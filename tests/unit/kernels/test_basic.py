@@ -25,13 +25,14 @@ def normal(n: int, dtype: Any, seed: int = 0) -> Float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_weighted_sum_is_the_left_fold_with_weights_in_the_dtype(n: int, dtype: Any) -> None:
+def test_weighted_sum_is_the_left_fold_and_one_division_in_the_dtype(n: int, dtype: Any) -> None:
     grads, weights = [normal(n, dtype, seed) for seed in range(4)], [0.1, 1.0, 33.0, 1 / 3]
     out = np.full(n, np.nan, dtype)
-    kernels.weighted_sum(grads, weights, out)
+    kernels.weighted_sum(grads, weights, 34.4, out)
     expected = dtype(weights[0]) * grads[0]
     for weight, grad in zip(weights[1:], grads[1:], strict=True):
         expected = expected + dtype(weight) * grad
+    expected = expected / dtype(34.4)
     assert out.dtype == dtype
     assert out.tobytes() == expected.tobytes()
 
@@ -39,14 +40,14 @@ def test_weighted_sum_is_the_left_fold_with_weights_in_the_dtype(n: int, dtype: 
 def test_weighted_sum_may_write_into_its_first_gradient() -> None:
     a, b = normal(40, np.float32, 1), normal(40, np.float32, 2)
     apart = np.empty_like(a)
-    kernels.weighted_sum([a, b], [2.0, 3.0], apart)
-    kernels.weighted_sum([a, b], [2.0, 3.0], a)
+    kernels.weighted_sum([a, b], [2.0, 3.0], 5.0, apart)
+    kernels.weighted_sum([a, b], [2.0, 3.0], 5.0, a)
     assert a.tobytes() == apart.tobytes()
 
 
 def test_weighted_sum_keeps_the_sign_of_zero_of_a_single_gradient() -> None:
     out = np.ones(2, np.float32)
-    kernels.weighted_sum([np.array([-0.0, 0.0], np.float32)], [1.0], out)
+    kernels.weighted_sum([np.array([-0.0, 0.0], np.float32)], [1.0], 1.0, out)
     assert np.signbit(out).tolist() == [True, False]
 
 

@@ -83,7 +83,8 @@ def check_updates(
 def check_basic(n: int, dtype: type[np.floating[Any]], seed: int, count: int, bad: int) -> None:
     grads = [numbers(n, dtype, seed + i) for i in range(count)]
     out = np.zeros(n, dtype)
-    same(basic.weighted_sum, grads, [1.0 + 0.3 * i for i in range(count)], out)
+    for total in (1.0, 3.7):
+        same(basic.weighted_sum, grads, [1.0 + 0.3 * i for i in range(count)], total, out)
     same(basic.scale_into, grads[0], 0.3, out)
     same(basic.divide, grads[0], 3.0, out)
     if bad >= 0 and n:

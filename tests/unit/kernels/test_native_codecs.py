@@ -59,7 +59,9 @@ def room(size: int, offset: int) -> UInt8:
 
 
 def copied(value: Any) -> Any:
-    """A copy of an array, as little aligned as the original."""
+    """A copy of an array, as little aligned as the original; of each one in a list."""
+    if isinstance(value, list):
+        return [copied(one) for one in value]
     if not isinstance(value, np.ndarray):
         return value
     shift = value.ctypes.data % 64
@@ -93,6 +95,53 @@ def check_bits(n: int, group: int, seed: int, mode: str, weight: float, offset: 
         same(onebit.onebit_decode_add, frame, group, out, weight)
     *_, frame = same(onebit.sign_encode, g, e, group, room(records * (4 + 4 * onebit.words(group)), offset))
     same(onebit.sign_decode_add, frame, group, out, weight)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=LENGTHS, group=GROUPS, seed=SEEDS, mode=MODES, offset=OFFSETS, mean=st.booleans(),
+    weights=st.lists(WEIGHTS, max_size=5), total=st.sampled_from([1.0, 3.0, -0.3, 0.0]),
+)  # fmt: skip
+def check_fused(
+    n: int, group: int, seed: int, mode: str, offset: int, mean: bool, weights: list[float], total: float
+) -> None:
+    size = -(-n // group) * (8 + 4 * onebit.words(group))
+    frames = [room(size, offset) for _ in weights]
+    for k, frame in enumerate(frames):
+        onebit.onebit_encode(numbers(n, seed + k, mode), None, group, mean, frame)
+    *_, out = same(onebit.onebit_mean, frames, weights, total, group, np.full(n, np.nan, np.float32))
+    with np.errstate(all="ignore"):  # the composition that it stands for
+        expected = np.zeros(n, np.float32)
+        for frame, weight in zip(frames, weights, strict=True):
+            onebit.onebit_decode_add(frame, group, expected, weight)
+        expected = expected / np.float32(total)
+    assert out.tobytes() == expected.tobytes()
+
+    w, view = numbers(n, seed, mode), numbers(n, seed + 9, mode)
+    _, moved, *_, records = same(onebit.onebit_move, w, view, group, mean, room(size, offset))
+    onebit.onebit_encode(w - view, None, group, mean, apart := room(size, 0))
+    onebit.onebit_decode_add(apart, group, view, 1.0)
+    assert moved.tobytes() == view.tobytes() and records.tobytes() == apart.tobytes()
+    same(onebit.onebit_finite, records, group)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=LENGTHS.filter(bool), group=GROUPS, seed=SEEDS, offset=OFFSETS, mean=st.booleans(), at=SEEDS,
+    bad=st.sampled_from([(np.nan, 0.0), (0.0, -np.inf), (np.inf, np.inf), (3e38, -3e38), (-np.nan, np.inf)]),
+)  # fmt: skip
+def check_not_finite(n: int, group: int, seed: int, offset: int, mean: bool, at: int, bad: tuple[float, float]) -> None:
+    w, view = numbers(n, seed, "plain"), numbers(n, seed + 1, "plain")
+    w[at % n], view[at % n] = bad
+    size = -(-n // group) * (8 + 4 * onebit.words(group))
+    for move in (onebit.onebit_move, native.onebit_move):
+        assert move(w, view.copy(), group, mean, room(size, offset)) is False
+    records = room(size, offset)
+    onebit.onebit_encode(numbers(n, seed, "plain"), None, group, mean, records)
+    assert native.onebit_finite(records, group) is True
+    level = at % (2 * -(-n // group))
+    records.reshape(-1, 8 + 4 * onebit.words(group))[level // 2, level % 2 * 4 :][:4].view(np.float32)[0] = np.sum(bad)
+    same(onebit.onebit_finite, records, group)
 
 
 @settings(max_examples=150, deadline=None)
@@ -204,6 +253,15 @@ def test_one_bit_codecs_give_the_bytes_of_their_twins(target: str) -> None:
     check_bits()
 
 
+def test_fused_one_bit_kernels_give_the_bytes_of_their_twins_and_of_their_parts(target: str) -> None:
+    check_fused()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_view_that_cannot_follow_is_told_and_levels_that_are_not_finite_are_found(target: str) -> None:
+    check_not_finite()
+
+
 def test_block_codecs_give_the_bytes_of_their_twins(target: str) -> None:
     check_blocks()
 
@@ -274,6 +332,9 @@ G = np.ones(40, np.float32)
 WRONG: dict[str, tuple[Any, ...]] = {  # one row: a kernel, and a buffer that is one element short
     "onebit_encode": (G, None, 40, False, short(15)),
     "onebit_decode_add": (short(15), 40, G.copy(), 1.0),
+    "onebit_mean": ([short(16), short(15)], [1.0, 1.0], 2.0, 40, G.copy()),
+    "onebit_move": (G, G[1:].copy(), 40, False, short(16)),
+    "onebit_finite": (short(17), 40),
     "sign_encode": (G, G[1:].copy(), 40, short(12)),
     "sign_decode_add": (short(11), 40, G.copy(), 1.0),
     "int8_encode": (G, None, 20, short(47)),
@@ -313,10 +374,17 @@ def test_a_wrong_length_is_refused(target: str, name: str) -> None:
         getattr(native, name)(*WRONG[name])
 
 
+def test_frames_and_weights_are_as_many(target: str) -> None:
+    with pytest.raises(ValueError, match="one weight per frame"):
+        native.onebit_mean([short(16)], [1.0, 1.0], 2.0, 40, G.copy())
+
+
 @pytest.mark.parametrize("group", [0, 1 << 31])
 def test_a_group_that_no_codec_has_is_refused(target: str, group: int) -> None:
     with pytest.raises(ValueError, match="group"):
         native.onebit_decode_add(short(0), group, np.zeros(0, np.float32), 1.0)
+    with pytest.raises(ValueError, match="group"):
+        native.onebit_finite(short(0), group)
 
 
 @pytest.mark.parametrize("wrong", [[8], [1, 1 << 31], [0xFFFFFFFF]])

@@ -55,7 +55,7 @@ def test_block_length_never_changes_a_weighted_sum(n: int, monkeypatch: pytest.M
 
     def total() -> bytes:
         out = np.empty(n, np.float32)
-        kernels.weighted_sum(grads, [0.1, 0.2, 0.3], out)
+        kernels.weighted_sum(grads, [0.1, 0.2, 0.3], 0.6, out)
         return out.tobytes()
 
     expected = total()
