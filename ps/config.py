@@ -91,11 +91,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     def with_optimizer(self, spec: str) -> RunConfig:
         """This run with the server optimizer that its script asks for.
 
-        Raises: ConfigError when the run has named one itself, or `spec` does not go with the rest of it.
+        Raises: ConfigError when the run has named another one itself, or `spec` does not go with the rest of it.
         """
-        if self.optimizer is not None:
+        if self.optimizer is not None and self.rule() != optimizer(spec):
             raise ConfigError(
-                f"optimizer: expected none named by the run, as the script brings its own ({spec}), got "
+                f"optimizer: expected {spec} as the script brings it, or none named by the run, got "
                 f"{self.optimizer}; leave it out"
             )
         config = self.model_copy(update={"optimizer": spec})

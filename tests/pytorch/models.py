@@ -90,4 +90,4 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """In the 2-norm over all parameters, relative."""
-    return ((one - other).norm() / other.norm()).item()
+    return float((one - other).norm() / other.norm())
