@@ -44,6 +44,7 @@ from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forge
 from ps.server.core import Shard
 from ps.server.ledger import (
     Added,
+    Adopted,
     Commit,
     Finished,
     Initialised,
@@ -311,6 +312,8 @@ def show_record(record: Record) -> str:
     match record:
         case Commit():
             return f"commit {record.slice} v{record.version}"
+        case Adopted(optimizer):
+            return f"adopted {optimizer}"
         case Refused(worker, index, seq, version):
             return f"refused worker {worker}: {index}#{seq} v{version}"
         case Finished(worker, slices, clock):
