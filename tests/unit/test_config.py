@@ -103,7 +103,6 @@ def test_the_codecs_of_both_directions(options: dict[str, Any], push: str, pull:
         ({"consistency": "sssp"}, "consistency: expected one of async, bsp, downpour, local, quorum, ssp or package"),
         ({"consistency": "ssp"}, "consistency: ssp: staleness: expected a value, got none"),
         ({"consistency": "quorum:n=0"}, "consistency: quorum: n: expected greater than or equal to 1, got '0'"),
-        ({"consistency": "local:every=2"}, "consistency: local: local_lr: expected a value, got none"),
         ({"consistency": "ps.keyspace:Options"}, "consistency: expected a subclass of ps.consistency.Consistency"),
         ({"optimizer": "sgd"}, "optimizer: sgd: lr: expected a value, got none"),
         ({"optimizer": "sdg:lr=1"}, "optimizer: expected one of adagrad, adam,"),
