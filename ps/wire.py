@@ -132,55 +132,72 @@ def tuple_of(kind: Kind, count_max: int) -> Kind:
     return Kind(f"a list of at most {count_max}: {kind.expected}", lambda value: [kind.pack(v) for v in value], unpack)
 
 
-_LAYOUTS: dict[type[Any], tuple[tuple[str, Kind], ...]] = {}
-_PARALLEL: dict[type[Any], list[list[int]]] = {}  # places of fields that must agree in length
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is known of a message class: its fields with their kinds, and which of them are parallel."""
+
+    names: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    parallel: tuple[tuple[int, ...], ...]  # places of fields that must agree in length
+    per_entry: tuple[int, ...]  # places of fields with as many entries as the slices (`_E`), or none
+    entries: int  # place of a field with one entry per slice, or -1
 
 
-def _layout(cls: type[Any]) -> tuple[tuple[str, Kind], ...]:
-    """Names and kinds of a message's fields, read from its annotations once."""
-    if cls in _LAYOUTS:
-        return _LAYOUTS[cls]
-    hints = get_type_hints(cls, include_extras=True)
-    layout = tuple((f.name, hints[f.name].__metadata__[0]) for f in fields(cls))
-    assert all(isinstance(kind, Kind) for _, kind in layout), cls
-    _LAYOUTS[cls] = layout
-    axes = ([place for place, (name, _) in enumerate(layout) if name.endswith(axis)] for axis in ("_E", "_P"))
-    optional_E = [[place] for place, (name, _) in enumerate(layout) if name.endswith("_K")]
-    _PARALLEL[cls] = [*(places for places in axes if places), *optional_E]
+_LAYOUTS: dict[type[Any], _Layout] = {}  # shared by the threads of a process: each entry is set once, whole
+
+
+def _layout(cls: type[Any]) -> _Layout:
+    layout = _LAYOUTS.get(cls)
+    if layout is None:
+        layout = _LAYOUTS[cls] = _read_layout(cls)
     return layout
 
 
+def _read_layout(cls: type[Any]) -> _Layout:
+    """What the annotations of a message class say.
+
+    A field whose name ends in `_E` (one entry per slice) or `_P` is parallel to all others of that ending; one that
+    ends in `_K` is as long as those of `_E`, or empty.
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    names = tuple(f.name for f in fields(cls))
+    kinds = tuple(hints[name].__metadata__[0] for name in names)
+    assert all(isinstance(kind, Kind) for kind in kinds), cls
+    places = {axis: tuple(i for i, name in enumerate(names) if name.endswith(axis)) for axis in ("_E", "_P", "_K")}
+    assert places["_E"] or not places["_K"], cls
+    parallel = tuple(places[axis] for axis in ("_E", "_P") if len(places[axis]) > 1)
+    return _Layout(names, kinds, parallel, places["_K"], places["_E"][0] if places["_E"] else -1)
+
+
 def _pack_fields(message: Any) -> list[Any]:
-    return [kind.pack(getattr(message, name)) for name, kind in _layout(type(message))]
+    layout = _layout(type(message))
+    return [kind.pack(getattr(message, name)) for name, kind in zip(layout.names, layout.kinds, strict=True)]
 
 
 def _unpack_fields(cls: type[M], values: Any) -> M:
     layout = _layout(cls)
-    if type(values) is not list or len(values) != len(layout):
-        raise FrameError(f"{cls.__name__}: expected {len(layout)} fields, got {_short(values)}")
+    if type(values) is not list or len(values) != len(layout.names):
+        raise FrameError(f"{cls.__name__}: expected {len(layout.names)} fields, got {_short(values)}")
     checked = []
-    for (name, kind), value in zip(layout, values, strict=True):
+    for name, kind, value in zip(layout.names, layout.kinds, values, strict=True):
         try:
             checked.append(kind.unpack(value))
         except (ValueError, TypeError):
             raise FrameError(f"{cls.__name__}.{name}: expected {kind.expected}, got {_short(value)}") from None
-    _check_lengths(cls, checked)
+    _check_lengths(cls, layout, checked)
     return cls(*checked)
 
 
-def _check_lengths(cls: type[Any], values: list[Any]) -> None:
-    """Fields whose names end in the same axis (`_E`, `_P`) are parallel: equal lengths. A `_K` is as `_E`, or empty."""
-    entries = 0
-    for places in _PARALLEL[cls]:
+def _check_lengths(cls: type[Any], layout: _Layout, values: list[Any]) -> None:
+    for places in layout.parallel:
         length = len(values[places[0]])
         if any(len(values[place]) != length for place in places):
-            lengths = {_layout(cls)[place][0]: len(values[place]) for place in places}
+            lengths = {layout.names[place]: len(values[place]) for place in places}
             raise FrameError(f"{cls.__name__}: expected arrays of equal length, got {lengths}")
-        name = _layout(cls)[places[0]][0]
-        if name.endswith("_E"):
-            entries = length
-        elif name.endswith("_K") and length not in (0, entries):
-            raise FrameError(f"{cls.__name__}.{name}: expected 0 or {entries} entries, got {length}")
+    for place in layout.per_entry:
+        length, entries = len(values[place]), len(values[layout.entries])
+        if length not in (0, entries):
+            raise FrameError(f"{cls.__name__}.{layout.names[place]}: expected 0 or {entries} entries, got {length}")
 
 
 def _short(value: Any) -> str:

@@ -46,7 +46,7 @@ def values_of(expected: str, length: int) -> st.SearchStrategy[Any]:
 def instances(draw: st.DrawFn, cls: type[Any]) -> Any:
     """Any instance of a message class."""
     length = draw(st.integers(0, 4))  # all arrays of one message run over the same slices
-    return cls(*(draw(values_of(kind.expected, length)) for _, kind in wire._layout(cls)))
+    return cls(*(draw(values_of(kind.expected, length)) for kind in wire._layout(cls).kinds))
 
 
 def same(mine: Any, theirs: Any) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
+from types import FrameType
 from typing import Annotated, Any
 
 import msgpack
@@ -41,7 +44,7 @@ def packed(*values: Any) -> bytes:
 def altered(message: Any, field: str, value: Any) -> bytes:
     """The header of `message` with one field's packed value replaced."""
     values = msgpack.unpackb(wire.encode(message, JOB))
-    values[3 + [name for name, _ in wire._layout(type(message))].index(field)] = value
+    values[3 + wire._layout(type(message)).names.index(field)] = value
     header: bytes = msgpack.packb(values)
     return header
 
@@ -279,6 +282,31 @@ def test_nested_counts_that_are_not_there_take_no_memory() -> None:
 
 
 # ---- declaring messages ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_thread_can_read_a_class_at_any_line_of_its_first_reading() -> None:
+    """Threads of one process share what is known of a class: none may see half of it."""
+    header, tracer = wire.encode(PUSH, JOB), sys.gettrace()
+    place, reached = 0, True
+    while reached:
+        reached = False
+        lines = count()
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal reached
+            if frame.f_code.co_filename == wire.__file__ and event == "line" and next(lines) == place:  # noqa: B023
+                reached = True
+                assert type(wire.decode(header, JOB)) is Push
+            return trace
+
+        wire._LAYOUTS.clear()
+        sys.settrace(trace)
+        try:
+            wire.decode(header, JOB)
+        finally:
+            sys.settrace(tracer)
+        place += 1
+    assert place > 100
 
 
 def test_two_messages_cannot_have_one_code() -> None:
