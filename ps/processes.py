@@ -84,7 +84,7 @@ class ClusterPort(TransportPort):
         self.end = end
         self.over.set()
         if not end.gone and self._hello.role != "server":  # who has not heard of the end otherwise
-            self._take(wire.encode(Stop(end.reason[:1000], end.failed), self.transport.job))
+            self._take(wire.encode(self.transport.job, Stop(end.reason[:1000], end.failed)))
         if end.gone:
             log.warning("%s; training goes on without it, but nobody can join, register or pass a barrier", end.reason)
         self.transport.wake()

@@ -1,4 +1,6 @@
-"""How a message becomes bytes and back: a versioned MessagePack tuple, every field bounded and checked.
+"""How messages become bytes and back: a versioned MessagePack tuple, every field bounded and checked.
+
+What goes to one peer at one time travels under one header: (version, job, (code, field, ...), (code, field, ...), ...).
 
 A message class lists its fields with a *kind* from below (`clock: Annotated[int, INT64]`). Arrays travel as
 little-endian bytes. Nothing is ever unpickled, and nothing larger than what arrived is ever allocated.
@@ -222,9 +224,9 @@ def message(code: int) -> Callable[[type[M]], type[M]]:
     return register
 
 
-def encode(body: Any, job: bytes) -> bytes:
-    """Header bytes of one message of the job with this 16-byte id."""
-    packed: bytes = msgpack.packb([WIRE_VERSION, job, CODE_OF[type(body)], *_pack_fields(body)])
+def encode(job: bytes, *bodies: Any) -> bytes:
+    """Header bytes of messages of the job with this 16-byte id, in order. Buffers behind it belong to the last."""
+    packed: bytes = msgpack.packb([WIRE_VERSION, job, *([CODE_OF[type(body)], *_pack_fields(body)] for body in bodies)])
     return packed
 
 
@@ -241,8 +243,8 @@ def claimed_job(header: bytes) -> bytes:
     return job if type(job) is bytes and len(job) == JOB_BYTES else bytes(JOB_BYTES)
 
 
-def decode(header: bytes, job: bytes) -> Any:
-    """The message that `header` holds.
+def decode(header: bytes, job: bytes) -> list[Any]:
+    """The messages that `header` holds, at least one; all or none.
 
     Raises: FrameError naming the field, what was expected and what came; never anything else, for any bytes.
     """
@@ -256,14 +258,21 @@ def decode(header: bytes, job: bytes) -> Any:
     except Exception as error:  # msgpack raises many kinds, all meaning the same here
         raise FrameError(f"header: expected one MessagePack tuple, got {type(error).__name__}") from None
     if type(values) is not list or len(values) < 3:
-        raise FrameError(f"header: expected a tuple (version, job, code, ...), got {_short(values)}")
-    version, theirs, code = values[:3]
+        raise FrameError(f"header: expected a tuple (version, job, message, ...), got {_short(values)}")
+    version, theirs = values[:2]
     if version != WIRE_VERSION:
         raise FrameError(f"wire version: expected {WIRE_VERSION}, got {_short(version)}; run one release everywhere")
     if theirs != job:
         got = theirs.hex()[:8] if type(theirs) is bytes else _short(theirs)
         raise FrameError(f"job id: expected this job's, got {got}...; the peer belongs to another job")
+    return [_unpack_message(message) for message in values[2:]]
+
+
+def _unpack_message(values: Any) -> Any:
+    if type(values) is not list or not values:
+        raise FrameError(f"message: expected a tuple (code, field, ...), got {_short(values)}")
+    code = values[0]
     cls = CODES.get(code) if type(code) is int else None
     if cls is None:
         raise FrameError(f"message code: expected one of {sorted(CODES)}, got {_short(code)}")
-    return _unpack_fields(cls, values[3:])
+    return _unpack_fields(cls, values[1:])

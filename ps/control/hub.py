@@ -276,10 +276,14 @@ class Hub:
 
     def _hear(self, line: Line, encoded: bytes) -> None:
         try:
-            body = wire.decode(encoded, self.job)
+            bodies = wire.decode(encoded, self.job)
         except FrameError:
             self.rejected += 1
             return
+        for body in bodies:
+            self._take(line, body)
+
+    def _take(self, line: Line, body: Any) -> None:
         if (why := misplaced(line, body)) is not None:
             self.rejected += 1
             self._perform([Send(line.name, Rejected(0, why, fenced=False))])
@@ -355,7 +359,7 @@ class Hub:
 
     def _perform(self, sends: Iterable[Send]) -> None:
         for send in sends:
-            line, frame = self._routes.get(send.to), Body(wire.encode(send.body, self.job))
+            line, frame = self._routes.get(send.to), Body(wire.encode(self.job, send.body))
             if line is not None:
                 self._put(line, frame)
             elif send.to in self._early:  # else it is gone, and the core will hear of it or has

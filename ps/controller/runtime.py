@@ -21,11 +21,10 @@ class ControllerRuntime:
     def receive(self, sender: PeerId, message: Message, now: float) -> None:
         """One message from a peer; bad bytes are counted and passed over."""
         try:
-            body = wire.decode(message.header, self.job)
+            for body in wire.decode(message.header, self.job):
+                self.perform(self.core.handle(sender, body, now))
         except FrameError:
             self.rejected += 1
-        else:
-            self.perform(self.core.handle(sender, body, now))
         message.release()
 
     def on_timer(self, now: float) -> None:
@@ -36,6 +35,6 @@ class ControllerRuntime:
         """Sends; a peer that is gone will be noticed by its lease."""
         for send in sends:
             try:
-                self._send(send.to, Message(wire.encode(send.body, self.job)))
+                self._send(send.to, Message(wire.encode(self.job, send.body)))
             except (Unreachable, OutboxFull):
                 self.rejected += 1

@@ -63,7 +63,7 @@ class Server:
         self.values = Values(shard.optimizer, gathers, shard.gate.keep_versions, clip_value, codecs)
         self.own_views = None if gathers else OwnViews(codecs, self.values.pool)
         self.follower = follower
-        self._outbox = Outbox(send, metrics)
+        self._outbox = Outbox(send, metrics, job)
         self._defer, self._watch = defer, watch
         self._frames: dict[tuple[int, int, int], tuple[Frame, Held]] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
@@ -71,23 +71,29 @@ class Server:
         self._now = 0.0
 
     def receive(self, sender: PeerId, message: Message, now: float) -> None:
-        """One message from a peer. Bad bytes cost the peer an error and never this server."""
+        """What came under one header from a peer. Bad bytes cost the peer an error and never this server."""
         self._now = now
-        self.retry_unsent()
+        self._outbox.retry()
         self.metrics.count("header_bytes", len(message.header), direction="received")
         try:
-            body = wire.decode(message.header, self.job)
+            *small, last = wire.decode(message.header, self.job)
         except FrameError as error:
             self._refuse(sender, error, wire.claimed_job(message.header))
             message.release()
             return
-        held = Held(message, 1)
+        for body in small:
+            self._take(sender, body, Held(Message(b""), 1))
+        self._take(sender, last, Held(message, 1))
+        self._outbox.flush()
+
+    def _take(self, sender: PeerId, body: Any, held: Held) -> None:
+        """One message; the buffers of `held` are its own."""
         if isinstance(body, Probe):
-            self._outbox.send(sender, Message(message.header, message.buffers, held.release), keep=False)
+            echo = Message(wire.encode(self.job, body), held.message.buffers, held.release)
+            self._outbox.hand_over(sender, echo, keep=False)
             return
         try:
-            actions = self._decide(sender, body, message)
-            self._perform(actions, held, body)
+            self._perform(self._decide(sender, body, held.message), held, body)
         except PeerError as error:
             self._refuse(sender, error, self.job)
         held.release()
@@ -96,6 +102,7 @@ class Server:
         """Computes deferred commits and lets the shard go on."""
         self._now = now
         self._apply(commits)
+        self._outbox.flush()
 
     @property
     def has_unsent(self) -> bool:
@@ -176,7 +183,7 @@ class Server:
         for action in actions:
             match action:
                 case Send(to, answer):
-                    self._post(to, answer)
+                    self._outbox.post(to, answer)
                 case Keep():
                     assert held is not None
                     self._keep(action, held, body)
@@ -277,7 +284,7 @@ class Server:
                 if reply.held is not None:
                     reply.held.release()
 
-        self._outbox.send(answer.to, Message(wire.encode(body, self.job), buffers, release))
+        self._outbox.send(answer.to, body, buffers, release)
 
     def _replicate(self, record: Record) -> None:
         if self._watch is not None:
@@ -309,10 +316,7 @@ class Server:
     def _refuse(self, sender: PeerId, error: Error, job: bytes) -> None:
         self.metrics.count("rejected_messages")
         body = Rejected(0, f"server:{self.shard.shard} refused: {error}", fenced=False)
-        self._outbox.send(sender, Message(wire.encode(body, job)), keep=False)
-
-    def _post(self, to: PeerId, body: Any) -> None:
-        self._outbox.send(to, Message(wire.encode(body, self.job)))
+        self._outbox.hand_over(sender, Message(wire.encode(job, body)), keep=False)
 
 
 def _frame(push: Push, place: int, buffers: Sequence[Array]) -> Frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ps.compression.choice import FACTORS, RAW, Frame
 from ps.factors import Factors
 from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
-from ps.types import Array
+from ps.types import Array, PeerId
 from ps.worker.actions import PushEntry, Settled
 from ps.worker.client import Client, Gradients
 from ps.worker.verdicts import PushFuture
@@ -29,6 +29,7 @@ class Life:
         self.cadence = witness.model.cadence
         self.accumulates = self.cadence.push_every > 1 or self.cadence.carries == "delta"  # travels when a round ends
         self.pushes: list[PushSeen] = []
+        self.buffers: Sequence[Array] = ()  # of the message in hand
         self.ticked: dict[int, int] = {}  # shard -> clocks that it has confirmed
         self.replica: dict[int, Array] = {}  # what the worker should hold
         self.pulled: dict[int, Array] = {}
@@ -42,9 +43,10 @@ class Life:
         self.owed: set[int] = set()  # slices of which a frame of factors was refused, and not yet sent again
         hooks: dict[str, Callable[..., Any]] = {"_verdicts": self._verdicts, "_values": self._values}
         self.original = {name: getattr(self.session, name) for name in (*hooks, "_ticked")}
-        self.original["_send_push"] = self.worker._send_push
+        self.original |= {"send": self.worker.pushing.send, "_take": self.worker._take}
         vars(self.session).update(hooks, _ticked=self._ticked)
-        vars(self.worker)["_send_push"] = self._send_push
+        vars(self.worker.pushing)["send"] = self._send_push
+        vars(self.worker)["_take"] = self._take
 
     # ---- what the script does ---------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class Life:
     # ---- hooks ------------------------------------------------------------------------------------------------------
 
     def _send_push(self, entry: PushEntry, parts: Any, take: Any) -> int:
-        number: int = self.original["_send_push"](entry, parts, take)
+        number: int = self.original["send"](entry, parts, take)
         weight = entry.weight
         if self.accumulates:
             mean = sum(self.weights.values()) / len(self.weights)
@@ -212,14 +214,17 @@ class Life:
                     memory.residual_N += frame.data
         return actions
 
+    def _take(self, sender: PeerId, body: Any, buffers: Sequence[Array]) -> None:
+        self.buffers = buffers
+        self.original["_take"](sender, body, buffers)
+
     def _values(self, shard: int, message: Values, now: float) -> Any:
         actions = self.original["_values"](shard, message, now)
-        hand = self.worker._hand
-        if actions and hand is not None:
+        if actions:
             codecs = message.codec_K.tolist() or [RAW] * len(message.slice_E)
             columns = (message.slice_E.tolist(), message.version_E.tolist(), message.min_clock_E.tolist(), codecs)
             for (slice_id, version, min_clock, codec), buffer in zip(
-                zip(*columns, strict=True), hand.buffers, strict=True
+                zip(*columns, strict=True), self.buffers, strict=True
             ):
                 frame = Frame(codec, buffer)
                 values = self.witness.on_read(self.rank, slice_id, version, min_clock, frame)

@@ -131,7 +131,7 @@ class Client:
         chosen = {name: worker.config.options_of(name, (options or {}).get(name, Options())) for name in arrays}
         worker.poll()
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.missing.verdicts())
-        worker.register(arrays, chosen, optimizer, seconds)
+        worker.registration.register(arrays, chosen, optimizer, seconds)
         return dict(values)
 
     def pull(
@@ -171,8 +171,7 @@ class Client:
         wanted = self._worker.keyspace.names(names)
         self._worker.keyspace.slice_ids(wanted)
         outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
-        fetch = self._worker.fetch(wanted, outputs)
-        self._pending = PullFuture(fetch, self._worker.keyspace, outputs, self._timeout(timeout))
+        self._pending = self._worker.pull_later(wanted, outputs, self._timeout(timeout))
         return self._pending
 
     def _finish_pull(self) -> None:
@@ -197,7 +196,7 @@ class Client:
         if bad := self._bad(arrays):
             return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {bad}"))
         clock = self.clock
-        push = self._worker.push(arrays, weight, copy, self._timeout(timeout))
+        push = self._worker.pushing.push(arrays, weight, copy, self._timeout(timeout))
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
 
     def step_to(self, values: Mapping[str, Array], weight: float = 1.0, *, timeout: float | None = None) -> None:
@@ -215,16 +214,14 @@ class Client:
         weight, arrays = _weight(weight), self._checked_grads(values)
         if self._bad(arrays):
             raise ConfigError("step_to: expected finite values, got NaN or Inf: training has diverged; lower its lr")
-        self._worker.step_to(
-            {n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight, self._timeout(timeout)
-        )
+        self._worker.pushing.step_to({n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight)
 
     def tick(self, *, timeout: float | None = None) -> None:
         """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
         self._registered("tick")
         self._finish_pull()
         self._worker.tick(self._timeout(timeout))
-        self._worker.report()
+        self._worker.reports.report()
 
     def push_pull(
         self,
@@ -245,7 +242,7 @@ class Client:
             self._worker.pull(wanted, outputs, seconds)
         else:
             self._worker.push_pull(arrays, weight, wanted, outputs, seconds)
-        self._worker.report()
+        self._worker.reports.report()
         return outputs
 
     # ---- the run ----------------------------------------------------------------------------------------------------
@@ -255,7 +252,7 @@ class Client:
         self._open("log")
         numbers = {name: _number(f"log: {name}", value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        self._worker.log(tuple(kept), tuple(kept.values()))
+        self._worker.reports.log(tuple(kept), tuple(kept.values()))
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Settles this worker's pushes (gathered counts) and waits for all live workers.
@@ -359,7 +356,7 @@ class Client:
             raise
         finally:
             text = error.encode(errors="replace")[-REASON_BYTES_MAX:].decode(errors="ignore")
-            worker.report(now=True)
+            worker.reports.report(now=True)
             self._post(Done(WorkerId(self.rank), worker.incarnation, text))
             worker.port.close()
             self.on_close()
@@ -387,7 +384,7 @@ class Client:
 
     def _registered(self, call: str) -> None:
         self._open(call)
-        if not self._worker.batches:
+        if not self._worker.registration.batches:
             raise ConfigError(f"{call}: no parameters yet; call client.register({{name: array}}) first")
 
     def _checked_grads(self, grads: Gradients) -> dict[str, Array | Factors]:

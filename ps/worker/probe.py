@@ -35,7 +35,7 @@ def _there_and_back(worker: Worker, size: int, timeout_s: float) -> float:
     def ask() -> None:
         nonlocal began, last
         last, began = last + 1, worker.port.now()
-        worker.send(server_peer(0), Message(wire.encode(Probe(last), worker.job), [np.zeros(size, np.uint8)]))
+        worker.send(server_peer(0), Message(wire.encode(worker.job, Probe(last)), [np.zeros(size, np.uint8)]))
 
     ask()
     silent = "the link: server 0 has not answered a probe"

@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ps.errors import ConfigError
-from ps.keyspace import Keyspace
 from ps.types import Array
+from ps.worker.actions import PullEntry
 
 if TYPE_CHECKING:
-    from ps.worker.runtime import Fetch
+    from ps.worker.runtime import Worker
 
 
 class PullFuture:
     """Values under way to the arrays of a `pull_later`. Waiting runs the worker, so use it from the worker's thread."""
 
-    def __init__(self, fetch: Fetch, keyspace: Keyspace, outputs: dict[str, Array], timeout_s: float) -> None:
-        self._fetch, self._keyspace, self._outputs, self._timeout_s = fetch, keyspace, outputs, timeout_s
+    def __init__(self, worker: Worker, entry: PullEntry | None, outputs: dict[str, Array], timeout_s: float) -> None:
+        self._worker, self._outputs, self._timeout_s = worker, outputs, timeout_s
+        self._entry = entry  # None: nothing is under way
         self._is_done = False
 
     @property
@@ -27,18 +28,31 @@ class PullFuture:
 
     def wait(self, names: Iterable[str], timeout: float | None = None) -> None:
         """Until the values of these parameters are there. Raises: ConfigError, DeadlineError, StoppedError."""
-        if not self._is_done:
-            self._fetch.wait(self._seconds(timeout), self._keyspace.slice_ids(names))
+        ids = set(self._worker.keyspace.slice_ids(names))
+        self._wait(ids, timeout)
 
     def result(self, timeout: float | None = None) -> dict[str, Array]:
         """All of them, by name. Raises: as `wait`."""
-        if not self._is_done:
-            self._fetch.wait(self._seconds(timeout))
-            self._fetch.end()
-            self._is_done = True
+        self._wait(None, timeout)
+        self.end()
+        self._is_done = True
         return self._outputs
 
-    def _seconds(self, timeout: float | None) -> float:
+    def end(self) -> None:
+        """What is still to come is not taken any more. Twice is once."""
+        if self._entry is not None:
+            self._worker.abandon(self._entry)
+            self._entry = None
+
+    def _wait(self, ids: set[int] | None, timeout: float | None) -> None:
+        """For these slices, or for all."""
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}")
-        return self._timeout_s if timeout is None else timeout
+        if (entry := self._entry) is None:
+            return
+        missing = entry.missing.values()
+        self._worker.wait(
+            lambda: not missing or (ids is not None and all(ids.isdisjoint(left.tolist()) for left, _ in missing)),
+            self._timeout_s if timeout is None else timeout,
+            lambda: self._worker.missing.of_pull(entry),
+        )

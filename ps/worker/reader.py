@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,13 @@ class Reader:
     def _receive(self, item: tuple[PeerId, Message] | None) -> None:
         if item is None:
             return
-        body = wire.decode(item[1].header, self._job)
+        *small, last = wire.decode(item[1].header, self._job)
+        for body in small:
+            self._take(body, ())
+        self._take(last, item[1].buffers)
+        item[1].release()
+
+    def _take(self, body: Any, buffers: Sequence[Array]) -> None:
         match body:
             case Enrolled():
                 self._config = RunConfig.model_validate_json(body.config)
@@ -127,14 +133,13 @@ class Reader:
                 self._shard_S.extend(body.shard_E.tolist())
             case Values() if body.id in self._wanted:
                 left, outputs = self._wanted[body.id]
-                for slice_id, buffer in zip(body.slice_E.tolist(), item[1].buffers, strict=True):
+                for slice_id, buffer in zip(body.slice_E.tolist(), buffers, strict=True):
                     self._arrays.deliver(slice_id, buffer.view(self._keyspace.slices[slice_id].dtype), outputs)
                 left.difference_update(body.slice_E.tolist())
                 if not left:
                     del self._wanted[body.id]
             case _:
                 pass
-        item[1].release()
 
     def _ask(self, shard: int, read: Read) -> None:
         """Asks again later while it is silent; gives up when it is gone and the job with it."""
@@ -143,7 +148,7 @@ class Reader:
 
     def _post(self, to: PeerId, body: Any) -> bool:
         """False when there is no such peer (any more)."""
-        message = Message(wire.encode(body, self._job))
+        message = Message(wire.encode(self._job, body))
         try:
             self._port.send_nowait(to, message)
         except OutboxFull:

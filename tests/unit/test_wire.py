@@ -36,15 +36,21 @@ SPEC = Spec("w", (2, 3), "float32", 1.0, None, None, None, False)
 
 
 def packed(*values: Any) -> bytes:
-    """A header of these raw values behind version and job: (code, field, field, ...)."""
-    header: bytes = msgpack.packb([wire.WIRE_VERSION, JOB, *values])
+    """A header of one message of these raw values: (code, field, field, ...)."""
+    header: bytes = msgpack.packb([wire.WIRE_VERSION, JOB, values])
     return header
+
+
+def read(message: Any) -> Any:
+    """What comes out where this message goes in."""
+    (came,) = wire.decode(wire.encode(JOB, message), JOB)
+    return came
 
 
 def altered(message: Any, field: str, value: Any) -> bytes:
     """The header of `message` with one field's packed value replaced."""
-    values = msgpack.unpackb(wire.encode(message, JOB))
-    values[3 + wire._layout(type(message)).names.index(field)] = value
+    values = msgpack.unpackb(wire.encode(JOB, message))
+    values[2][1 + wire._layout(type(message)).names.index(field)] = value
     header: bytes = msgpack.packb(values)
     return header
 
@@ -72,8 +78,8 @@ def bytes_at_most(bound: int) -> Iterator[None]:
 
 
 def test_a_message_comes_back_with_its_types() -> None:
-    assert wire.decode(wire.encode(JOIN, JOB), JOB) == JOIN
-    push = wire.decode(wire.encode(PUSH, JOB), JOB)
+    assert read(JOIN) == JOIN
+    push = read(PUSH)
     assert isinstance(push, Push) and push.weight == 0.5
     assert push.slice_E.dtype == np.int64 and push.slice_E.tolist() == [1, 2]
 
@@ -81,16 +87,27 @@ def test_a_message_comes_back_with_its_types() -> None:
 def test_numpy_scalars_strided_and_big_endian_arrays_travel_like_plain_ones() -> None:
     seven: Any = np.int64(7)
     odd = Push(WorkerId(3), seven, Clock(5), np.float64(0.5), ids(1, 0, 2, 0)[::2], ids(8, 9).astype(">i8"), ids(4, 4))
-    assert wire.encode(odd, JOB) == wire.encode(PUSH, JOB)
+    assert wire.encode(JOB, odd) == wire.encode(JOB, PUSH)
+
+
+def test_messages_under_one_header_come_back_in_order() -> None:
+    join, push, again = wire.decode(wire.encode(JOB, JOIN, PUSH, JOIN), JOB)
+    assert join == again == JOIN and push.slice_E.tolist() == [1, 2]
+
+
+def test_one_bad_message_refuses_all_under_its_header() -> None:
+    values = msgpack.unpackb(wire.encode(JOB, JOIN, JOIN))
+    values[3][2] = -1
+    assert refusal(msgpack.packb(values)) == f"Join.incarnation: expected an integer in [0, {2**62}], got -1"
 
 
 def test_empty_and_largest_values_travel() -> None:
     empty = Gap(0, ids(), ids())
-    assert wire.decode(wire.encode(empty, JOB), JOB).slice_E.tolist() == []
+    assert read(empty).slice_E.tolist() == []
     large = Join(WorkerId(2**31 - 1), 2**62)
-    assert wire.decode(wire.encode(large, JOB), JOB) == large
+    assert read(large) == large
     long = Stop("x" * (16 << 10), True)
-    assert wire.decode(wire.encode(long, JOB), JOB) == long
+    assert read(long) == long
 
 
 # ---- one refusal per way to be wrong: each text names field, expected, got ------------------------------------------
@@ -103,21 +120,23 @@ def test_empty_and_largest_values_travel() -> None:
         pytest.param(packed(1, 3, 7) + b"\x00", "header: expected one MessagePack tuple, got ExtraData", id="trailing"),
         pytest.param(packed(1, 3, 7)[:-1], "header: expected one MessagePack tuple, got OutOfData", id="truncated"),
         pytest.param(
-            msgpack.packb({"a": 1}), "expected a tuple (version, job, code, ...), got dict of length 1", id="map"
+            msgpack.packb({"a": 1}), "expected a tuple (version, job, message, ...), got dict of length 1", id="map"
         ),
         pytest.param(
-            msgpack.packb([1, JOB]), "expected a tuple (version, job, code, ...), got list of length 2", id="two"
+            msgpack.packb([1, JOB]), "expected a tuple (version, job, message, ...), got list of length 2", id="two"
         ),
         pytest.param(
-            msgpack.packb([2, JOB, 1, 3, 7]),
+            msgpack.packb([2, JOB, [1, 3, 7]]),
             "wire version: expected 1, got 2; run one release everywhere",
             id="version",
         ),
         pytest.param(
-            wire.encode(JOIN, OTHER_JOB),
+            wire.encode(OTHER_JOB, JOIN),
             "job id: expected this job's, got",
             id="job",
         ),
+        pytest.param(packed(), "message: expected a tuple (code, field, ...), got list of length 0", id="no code"),
+        pytest.param(msgpack.packb([1, JOB, 7]), "message: expected a tuple (code, field, ...), got 7", id="flat"),
         pytest.param(packed(999), "message code: expected one of [1, 2, 3,", id="code"),
         pytest.param(packed("1", 3, 7), "got '1'", id="code is text"),
         pytest.param(packed([1], 3, 7), "got list of length 1", id="code is a list"),
@@ -213,13 +232,13 @@ def test_a_refusal_stays_short_whatever_came() -> None:
 
 def test_a_longer_header_than_allowed_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEADER_BYTES_MAX", 10)
-    assert refusal(wire.encode(JOIN, JOB)) == "header: expected at most 10 bytes, got 23"
+    assert refusal(wire.encode(JOB, JOIN)) == "header: expected at most 10 bytes, got 23"
 
 
 # ---- any bytes at all -----------------------------------------------------------------------------------------------
 
 VALID = [
-    wire.encode(message, JOB)
+    wire.encode(JOB, message)
     for message in (
         JOIN,
         PUSH,
@@ -286,7 +305,7 @@ def test_nested_counts_that_are_not_there_take_no_memory() -> None:
 
 def test_a_second_thread_can_read_a_class_at_any_line_of_its_first_reading() -> None:
     """Threads of one process share what is known of a class: none may see half of it."""
-    header, tracer = wire.encode(PUSH, JOB), sys.gettrace()
+    header, tracer = wire.encode(JOB, PUSH), sys.gettrace()
     place, reached = 0, True
     while reached:
         reached = False
@@ -296,7 +315,7 @@ def test_a_second_thread_can_read_a_class_at_any_line_of_its_first_reading() -> 
             nonlocal reached
             if frame.f_code.co_filename == wire.__file__ and event == "line" and next(lines) == place:  # noqa: B023
                 reached = True
-                assert type(wire.decode(header, JOB)) is Push
+                assert type(wire.decode(header, JOB)[0]) is Push
             return trace
 
         wire._LAYOUTS.clear()

@@ -114,7 +114,7 @@ def resident_mb(pid: int) -> float:
 def answer(peer: zmq.Socket[bytes]) -> Rejected:
     """What the server says to it, whatever job the answer names."""
     (header,) = peer.recv_multipart()
-    body = wire.decode(header, msgpack.unpackb(header)[1])
+    (body,) = wire.decode(header, msgpack.unpackb(header)[1])
     assert isinstance(body, Rejected), body
     return body
 
@@ -180,7 +180,7 @@ def test_nobody_takes_a_workers_place_without_knowing_the_job(target: Target) ->
     for routing_id in (b"worker:0", other_job + b"worker:0", b"stranger:00", b"server:0"):
         with dealer(target.endpoint, routing_id) as peer:
             for body in bodies:
-                peer.send(wire.encode(body, other_job))
+                peer.send(wire.encode(other_job, body))
                 told = answer(peer)
                 assert "job id" in told.reason and "another job" in told.reason and not told.fenced
     target.expect_unharmed(rejected=4 * len(bodies))

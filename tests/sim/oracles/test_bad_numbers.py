@@ -69,7 +69,7 @@ def test_a_bad_peers_frame_is_refused_counted_and_the_worker_fenced(model: str) 
         for clock in range(4):
             client.pull()
             if (client.rank, clock) == (1, 2):
-                client._worker.push({"w": np.full(5, np.nan, np.float32)}, 1.0, True, 1.0)
+                client._worker.pushing.push({"w": np.full(5, np.nan, np.float32)}, 1.0, True, 1.0)
                 client.tick()
                 with pytest.raises(PeerError) as caught:
                     client.pull()
@@ -101,7 +101,7 @@ def test_a_strangers_frames_do_no_harm() -> None:
         for rank, slices, numbers, size in heads:
             ids, seq, base = np.array(slices), np.array(numbers), np.zeros(len(slices), np.int64)
             body = Push(WorkerId(rank), 1, Clock(0), 1.0, ids, seq, base)
-            script.send_nowait(server_peer(0), Message(wire.encode(body, JOB), [np.zeros(size, np.uint8)]))
+            script.send_nowait(server_peer(0), Message(wire.encode(JOB, body), [np.zeros(size, np.uint8)]))
         script.send_nowait(server_peer(0), Message(b"\xff\x00 not a header"))
         script.spend(0.5)
         return len(script.inbox)

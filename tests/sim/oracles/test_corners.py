@@ -191,7 +191,7 @@ def test_a_fenced_worker_whose_script_goes_on_ends_the_job() -> None:
         for clock in range(5):
             client.pull()
             if (client.rank, clock) == (1, 2):
-                client._worker.push({"a": np.nan * ONE}, 1.0, True, 1.0)
+                client._worker.pushing.push({"a": np.nan * ONE}, 1.0, True, 1.0)
                 client.tick()
                 with pytest.raises(PeerError):
                     client.pull()

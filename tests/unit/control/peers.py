@@ -34,13 +34,14 @@ class Peer:
         self.link = ControlLink(address, hello, self._take, self._end, timeout_s)
 
     def _take(self, encoded: bytes) -> None:
-        self.inbox.put(wire.decode(encoded, self.job))
+        for body in wire.decode(encoded, self.job):
+            self.inbox.put(body)
 
     def _end(self, end: LinkEnd) -> None:
         self.ends.put(end)
 
     def say(self, body: Any) -> None:
-        self.link.send(wire.encode(body, self.job))
+        self.link.send(wire.encode(self.job, body))
 
     def expect(self, kind: type[M]) -> M:
         """The next message, which must be of this kind."""

@@ -31,9 +31,9 @@ def test_a_server_that_takes_nothing_is_dropped_and_the_job_says_so(monkeypatch:
     async def story() -> None:
         hub = Hub(RunConfig(), JOB, 60.0, lambda: None)
         server, worker = join(hub, Hello("server", data_address="tcp://h:1")), join(hub, Hello("worker"))
-        hub.receive(worker, to_controller(Body(wire.encode(Enroll(WorkerId(-1), False, 1), JOB))))
+        hub.receive(worker, to_controller(Body(wire.encode(JOB, Enroll(WorkerId(-1), False, 1)))))
         for _ in range(1000):
-            hub.receive(server, to_controller(Body(wire.encode(Placed(7, 1), JOB))))
+            hub.receive(server, to_controller(Body(wire.encode(JOB, Placed(7, 1)))))
             if server.cut.is_set():
                 break
         assert server.cut.is_set() and not worker.cut.is_set()
@@ -53,7 +53,7 @@ def test_a_bug_in_the_core_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None
         hub = Hub(RunConfig(), JOB, 60.0, lambda: None)
         monkeypatch.setattr(hub.core, "handle", lambda *event: 1 // 0)
         server = join(hub, Hello("server", data_address="tcp://h:1"))
-        hub.receive(server, to_controller(Body(wire.encode(Placed(0, 1), JOB))))
+        hub.receive(server, to_controller(Body(wire.encode(JOB, Placed(0, 1)))))
         assert hub.outcome is not None and "ZeroDivisionError" in hub.outcome[0] and hub.outcome[1]
 
     asyncio.run(story())

@@ -138,7 +138,7 @@ def test_who_cannot_have_a_job_says_why(jobs: list[Job]) -> None:
     by_hand.server()
     worker = ControlLink(by_hand.address, Hello("worker"), lambda raw: None, by_hand.ended, WAIT_S)
     by_hand.links.append(worker)
-    worker.send(wire.encode(Enroll(WorkerId(-1), False, 1), by_hand.control.job))
+    worker.send(wire.encode(by_hand.control.job, Enroll(WorkerId(-1), False, 1)))
     while by_hand.control.status()["workers"][0]["state"] == "expected":
         pass
     with pytest.raises(ConfigError, match="job: expected a cluster without a job, got one whose worker 0 was started"):

@@ -179,7 +179,7 @@ def test_send_does_not_wait_for_a_stream_that_takes_nothing(monkeypatch: pytest.
         cluster.servers()
         (worker,) = cluster.workers(1)
         monkeypatch.setattr(worker.link, "_on_message", hold)
-        worker.link.send(wire.encode(Done(WorkerId(0), 7, ""), worker.job))  # another incarnation: it is answered
+        worker.link.send(wire.encode(worker.job, Done(WorkerId(0), 7, "")))  # another incarnation: it is answered
         assert stuck.wait(WAIT_S)
         worker.link.send(bytes(5000))  # one of any size is taken
         with pytest.raises(OutboxFull, match=cluster.server.address):
@@ -196,7 +196,7 @@ def test_an_owner_that_fails_is_told_as_an_end() -> None:
     with Cluster() as cluster:
         cluster.servers()
         link = ControlLink(cluster.server.address, Hello("worker"), fail, ends.put)
-        link.send(wire.encode(Progress(WorkerId(0), 1, Clock(1)), cluster.server.job))
+        link.send(wire.encode(cluster.server.job, Progress(WorkerId(0), 1, Clock(1))))
         end = ends.get(timeout=WAIT_S)
         assert end.failed and end.gone and "ZeroDivisionError" in end.reason
         link.close()

@@ -108,7 +108,7 @@ from ps.control.hello import Hello
 from ps.control.link import ControlLink
 from ps.messages import Enroll
 link = ControlLink(sys.argv[1], Hello("worker"), lambda raw: print("enrolled", flush=True), print)
-link.send(wire.encode(Enroll(-1, False, 1), link.welcome.job))
+link.send(wire.encode(link.welcome.job, Enroll(-1, False, 1)))
 sys.stdin.read()
 """
     with Cluster(servers=1, workers=2) as cluster:
@@ -196,7 +196,7 @@ def test_a_worker_without_progress_is_lost_by_its_lease() -> None:
 def test_garbage_is_counted_and_harmless() -> None:
     with Cluster(workers=1) as cluster:
         (server,), (worker,) = cluster.servers(), cluster.workers(1)
-        bad = [b"", b"\xc1garbage", wire.encode(Placed(0, 1), b"another job's id")]
+        bad = [b"", b"\xc1garbage", wire.encode(b"another job's id", Placed(0, 1))]
         for raw in bad:
             worker.link.send(raw)
         worker.link.metrics("{no json")

@@ -37,7 +37,7 @@ def started() -> tuple[Server, list[Any]]:
     simulator.run()
     assert script.error is None
     server, said = simulator.servers[0], list[Any]()
-    server._outbox = type(server._outbox)(lambda to, m: said.append(wire.decode(m.header, JOB)), server.metrics)
+    server._outbox = type(server._outbox)(lambda to, m: said.extend(wire.decode(m.header, JOB)), server.metrics, JOB)
     return server, said
 
 
@@ -58,7 +58,7 @@ def why(server: Server, push: Push, buffers: Sequence[Array]) -> str:
     text = server._bad_push(push, buffers)
     held = [buffer.copy() for buffer in buffers]
     released: list[bool] = []
-    message = Message(wire.encode(push, JOB), held, lambda: released.append(True))
+    message = Message(wire.encode(JOB, push), held, lambda: released.append(True))
     server.receive(PeerId("worker:1"), message, 1.0)
     assert released == [True] and not server._frames
     return text or ""
@@ -97,9 +97,9 @@ def test_what_is_wrong_is_named(change: Any, text: str) -> None:
 def test_who_sends_what_no_honest_worker_sends_is_fenced_and_told_why() -> None:
     server, said = started()
     push, buffers = valid()
-    server.receive(PeerId("worker:0"), Message(wire.encode(Join(WorkerId(0), 2), JOB)), 1.0)
+    server.receive(PeerId("worker:0"), Message(wire.encode(JOB, Join(WorkerId(0), 2))), 1.0)
     bad = replace(push, worker=WorkerId(0), incarnation=2)
-    server.receive(PeerId("worker:0"), Message(wire.encode(bad, JOB), buffers[:-1]), 1.0)
+    server.receive(PeerId("worker:0"), Message(wire.encode(JOB, bad), buffers[:-1]), 1.0)
     assert isinstance(said[-1], Rejected) and said[-1].fenced
     assert said[-1].reason == "worker 0: expected 4 buffers, got 3; it is fenced"
 

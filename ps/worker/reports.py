@@ -1,0 +1,53 @@
+"""What the controller hears of a worker: progress, logged values, or at least that it lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ps.messages import Log, Progress
+from ps.types import CONTROLLER, Clock, WorkerId
+
+if TYPE_CHECKING:
+    from ps.worker.runtime import Worker
+
+LEASE_BEATS = 4  # signs of life per lease, while waiting
+REPORT_S = 0.1  # the controller hears of progress and logged values so often
+
+
+class Reports:
+    """Reports of one worker, at most every REPORT_S."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._logs: list[Log] = []  # not yet reported
+        self._reported = Clock(0)  # what the controller knows
+        self._report_at = 0.0  # not before
+        self._beat_s = self._beat_at = float("inf")
+
+    def begin(self, lease_s: float) -> None:
+        """The worker has a lease from now on."""
+        self._beat_s = lease_s / LEASE_BEATS
+        self._beat_at = self._worker.port.now() + self._beat_s
+
+    def log(self, names: tuple[str, ...], values: tuple[float, ...]) -> None:
+        """Takes note of what the script logs; it travels with the next report."""
+        worker = self._worker
+        self._logs.append(Log(WorkerId(worker.rank), worker.incarnation, worker.session.clock, names, values))
+        self.report()
+
+    def report(self, now: bool = False) -> None:
+        """Tells the controller what is new, when it is time. Without news it hears a sign of life: who waits for others
+        is not lost, its lease runs on."""
+        worker, time = self._worker, self._worker.port.now()
+        if now or time >= self.next():
+            self._report_at, self._beat_at = time + REPORT_S, time + self._beat_s
+            self._reported = worker.session.clock
+            for entry in self._logs:
+                worker.post(CONTROLLER, entry)
+            self._logs.clear()
+            worker.post(CONTROLLER, Progress(WorkerId(worker.rank), worker.incarnation, self._reported))
+
+    def next(self) -> float:
+        """When the next report is due."""
+        news = self._worker.has_session and (bool(self._logs) or self._worker.session.clock > self._reported)
+        return min(self._beat_at, self._report_at) if news else self._beat_at
