@@ -71,9 +71,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
         except ValidationError as error:
             raise ConfigError(describe(error)) from None
         config.model(), config.rule(), config.rates(), config.codecs()
-        for rule in config.parameters:
-            config.options_of("", Options(**rule.changes()))
-        return config
+        return config._with_checked_rules()
 
     def model(self) -> Consistency:
         """The consistency model."""
@@ -101,9 +99,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
         config = self.model_copy(update={"optimizer": spec})
         if config.codecs() != self.codecs():
             raise ConfigError(f"optimizer: {spec} implies a compression: expected it named by the run, got it later")
+        return config._with_checked_rules()
+
+    def _with_checked_rules(self) -> RunConfig:
+        """Itself. Raises: ConfigError for a rule of `parameters` that does not go with the rest."""
         for rule in self.parameters:
-            config.options_of("", Options(**rule.changes()))
-        return config
+            self.options_of("", Options(**rule.changes()))
+        return self
 
     def rates(self) -> Schedule:
         """The learning-rate schedule."""

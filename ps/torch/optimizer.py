@@ -61,14 +61,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._steps_here = self._cadence.carries == "delta"
         mirrors = _mirrors(plain_model(model))
         options, spec = self._settings(mirrors)
-        client.register({name: one.array for name, one in mirrors.items()}, options, optimizer=spec)
-        client.pull(out={name: one.array for name, one in mirrors.items()})
+        self._trained = {name: mirrors[name] for name in options}
+        arrays = {name: one.array for name, one in mirrors.items()}
+        client.register(arrays, dict.fromkeys(mirrors, Options(frozen=True)) | options, optimizer=spec)
+        client.pull(out=arrays)
         for one in mirrors.values():
             one.load()
-        trained = {name: one for name, one in mirrors.items() if not (name in options and options[name].frozen)}
-        self._trained = trained
         self._pulls = Pulls(model, mirrors, client)
-        self._pushes = Pushes(trained, client, accumulate, clip_norm, scaler)
+        self._pushes = Pushes(self._trained, client, accumulate, clip_norm, scaler)
         if not self._steps_here:
             self._pushes.hook(self, while_computing=clip_norm is None and scaler is None)
 
@@ -139,20 +139,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._lr = lr
 
     def _settings(self, mirrors: dict[str, Mirror]) -> tuple[dict[str, Options], str]:
-        """The options of each parameter, and what is asked of the servers."""
+        """The options of each parameter that is trained, and what is asked of the servers."""
         spec, per_group = ("", [Options()] * len(self.param_groups)) if self._steps_here else twin_of(self.inner)
         self._scales = [options.lr_scale for options in per_group]
         self._lr = max(rate_of(group) for group in self.param_groups)
-        group_of = {id(p): i for i, group in enumerate(self.param_groups) for p in group["params"]}
-        known = {id(one.parameter) for one in mirrors.values()}
-        if group_of.keys() - known:
+        given = {id(p): of for group, of in zip(self.param_groups, per_group, strict=True) for p in group["params"]}
+        if given.keys() - {id(one.parameter) for one in mirrors.values()}:
             raise ConfigError("optimizer: expected only parameters of the model, got others, too; wrap the whole model")
-        options = {}
-        for name, one in mirrors.items():
-            group = group_of.get(id(one.parameter))
-            is_trained = group is not None and one.parameter.requires_grad
-            options[name] = per_group[group] if is_trained and group is not None else Options(frozen=True)
-        if all(one.frozen for one in options.values()):
+        needing = {name: id(one.parameter) for name, one in mirrors.items() if one.parameter.requires_grad}
+        options = {name: given[key] for name, key in needing.items() if key in given}
+        if not options:
             raise ConfigError("optimizer: expected parameters of this model that require a gradient, got none")
         return options, spec
 

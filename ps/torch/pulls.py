@@ -21,7 +21,8 @@ class Pulls:
     """
 
     def __init__(self, model: torch.nn.Module, mirrors: dict[str, Mirror], client: Client) -> None:
-        self.mirrors, self.client = mirrors, client
+        self.client = client
+        self._arrays = {name: one.array for name, one in mirrors.items()}
         self._pending: PullFuture | None = None
         self._copied: list[Mirror] = [one for one in mirrors.values() if not one.shares]
         self._of = {id(one.parameter): name for name, one in mirrors.items()}
@@ -42,8 +43,8 @@ class Pulls:
         """Asks for all values."""
         if self._is_first_pass and self._called:
             self._is_first_pass = False
-            self._first = frozenset(self.mirrors) - self._called
-        self._pending = self.client.pull_later(out={name: one.array for name, one in self.mirrors.items()})
+            self._first = frozenset(self._arrays) - self._called
+        self._pending = self.client.pull_later(out=self._arrays)
 
     def finish(self) -> None:
         """Until all are there."""

@@ -25,6 +25,7 @@ class Mirror:
             kind = str(data.layout if data.layout != torch.strided else data.dtype).removeprefix("torch.")
             raise ConfigError(f"parameter {name!r}: expected a dense tensor of real numbers, got {kind}")
         self.shares = data.device.type == "cpu" and data.is_contiguous()
+        self._address = data.data_ptr()
         self.array = _numpy(data if self.shares else torch.empty_like(data, device="cpu").contiguous())
         if not self.shares:
             self.read()
@@ -42,7 +43,7 @@ class Mirror:
 
     def check(self) -> None:
         """Raises: ConfigError when the parameter has got other memory: nothing would reach it any more."""
-        if self.shares and self.parameter.data.data_ptr() != self.array.ctypes.data and self.array.size:
+        if self.shares and self.parameter.data_ptr() != self._address:
             raise ConfigError(
                 f"parameter {self.name!r}: expected the tensor that the optimizer was made with, got another one; move "
                 f"the model (.to, .half) before ps.torch.DistributedOptimizer, and fill parameters in place"

@@ -1,14 +1,24 @@
-"""Small models and their data, made in one thread: torch's random state is one per process."""
+"""Small models with their data, and two ways to train them: by workers together, by one process alone.
+
+Models are made in one thread: torch's random state is one per process.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+import ps
+import ps.torch
+
+BATCH = 8  # rows of a worker's batch
 Optimizers = Callable[[nn.Module], torch.optim.Optimizer]
+Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+Gradient = Sequence[torch.Tensor]  # of one worker: one tensor per parameter
 
 
 class TinyGpt(nn.Module):
@@ -59,28 +69,94 @@ class Problem:
     def copy(self) -> nn.Module:
         return copy.deepcopy(self.model)
 
-    def loss(self, model: nn.Module, step: int, worker: int, batch: int = 8) -> torch.Tensor:
+    def loss(self, model: nn.Module, step: int, worker: int, batch: int = BATCH) -> torch.Tensor:
         """Of a worker's batch of this step."""
         rows = (torch.arange(batch) + batch * (3 * step + worker)) % len(self.x)
         return nn.functional.cross_entropy(model(self.x[rows]), self.y[rows].flatten())
 
-    def whole_loss(self, model: nn.Module) -> float:
-        """Of all data."""
+    def whole_loss(self, values: torch.Tensor) -> float:
+        """Of all data, with these parameters."""
+        model = self.copy()
+        nn.utils.vector_to_parameters(values, model.parameters())
         with torch.no_grad():
             loss: torch.Tensor = nn.functional.cross_entropy(model(self.x), self.y.flatten())
         return loss.item()
 
 
-def alone(problem: Problem, make: Optimizers, workers: int, steps: int) -> torch.Tensor:
-    """One process that computes every worker's gradients and steps with their mean: all parameters, flat."""
-    model = problem.copy()
-    optimizer = make(model)
-    parameters = list(model.parameters())
+def run(train: Callable[[ps.Client], Any], workers: int = 1, **options: Any) -> list[Any]:
+    """What `train` gives in each worker of a cluster of this process."""
+    with ps.LocalCluster(workers=workers, **options) as cluster:
+        return cluster.run(train)
+
+
+def together(
+    problem: Problem,
+    make: Optimizers,
+    workers: int,
+    steps: int,
+    *,
+    schedule: Schedule | None = None,
+    batches: Sequence[int] = (),
+    wrapper: Mapping[str, Any] | None = None,
+    servers: int = 2,
+    **options: Any,
+) -> list[torch.Tensor]:
+    """All parameters as each worker has them at the end, flat.
+
+    The loop knows nothing of consistency or compression. batches: rows of each worker's; the wrapper is told when they
+    are given. wrapper: keywords of ps.torch.DistributedOptimizer. options: of the cluster.
+    """
+
+    def train(client: ps.Client) -> torch.Tensor:
+        model = problem.copy()
+        if client.rank:  # the values of rank 0 hold
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(1.0)
+        optimizer = ps.torch.DistributedOptimizer(make(model), model, client, **(wrapper or {}))
+        scheduler = schedule(optimizer) if schedule else None
+        batch = batches[client.rank] if batches else BATCH
+        if batches:
+            optimizer.examples = batch
+        for step in range(steps):
+            optimizer.zero_grad()
+            problem.loss(model, step, client.rank, batch).backward()
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+        client.barrier()  # with a pull under way
+        optimizer.synchronize()
+        return flat(model)
+
+    return run(train, workers, servers=servers, **options)
+
+
+def alone(
+    problem: Problem,
+    make: Optimizers,
+    workers: int,
+    steps: int,
+    *,
+    schedule: Schedule | None = None,
+    batches: Sequence[int] = (),
+    of_each: Callable[[Gradient], Gradient] = lambda grads: grads,
+) -> torch.Tensor:
+    """One process that computes every worker's gradient and steps with the mean over all rows: all parameters, flat.
+
+    of_each: what a worker does to its gradient.
+    """
+    model, batches = problem.copy(), batches or [BATCH] * workers
+    optimizer, parameters = make(model), list(model.parameters())
+    scheduler = schedule(optimizer) if schedule else None
     for step in range(steps):
-        grads = [torch.autograd.grad(problem.loss(model, step, worker), parameters) for worker in range(workers)]
-        for place, parameter in enumerate(parameters):
-            parameter.grad = sum((one[place] for one in grads[1:]), grads[0][place].clone()) / workers
+        losses = [problem.loss(model, step, worker, batch) for worker, batch in enumerate(batches)]
+        grads = [of_each(torch.autograd.grad(loss, parameters)) for loss in losses]
+        for parameter, *parts in zip(parameters, *grads, strict=True):
+            weighted = (batch * part for batch, part in zip(batches, parts, strict=True))
+            parameter.grad = sum(weighted, torch.zeros_like(parameter)) / sum(batches)
         optimizer.step()
+        if scheduler:
+            scheduler.step()
     return flat(model)
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-import ps
-import ps.torch
-from tests.pytorch.models import Optimizers, Problem, alone, distance, flat
+from tests.pytorch.models import Gradient, Optimizers, Problem, alone, distance, together
 
 STEPS = 100
 MAKE: dict[str, Optimizers] = {
@@ -21,27 +17,6 @@ MAKE: dict[str, Optimizers] = {
     "adagrad": lambda model: torch.optim.Adagrad(model.parameters(), 0.02),
     "rmsprop": lambda model: torch.optim.RMSprop(model.parameters(), 1e-3, alpha=0.95),
 }
-
-
-def together(problem: Problem, make: Optimizers, workers: int, steps: int, **wrapper: Any) -> list[torch.Tensor]:
-    """All parameters as each worker has them at the end."""
-
-    def train(client: ps.Client) -> torch.Tensor:
-        model = problem.copy()
-        if client.rank:  # the values of rank 0 hold
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(1.0)
-        optimizer = ps.torch.DistributedOptimizer(make(model), model, client, **wrapper)
-        for step in range(steps):
-            optimizer.zero_grad()
-            problem.loss(model, step, client.rank).backward()
-            optimizer.step()
-        optimizer.synchronize()
-        return flat(model)
-
-    with ps.LocalCluster(servers=2, workers=workers, consistency="bsp") as cluster:
-        return cluster.run(train)
 
 
 @pytest.mark.parametrize("name", sorted(MAKE))
@@ -91,71 +66,24 @@ def test_a_scheduler_of_torch_is_followed() -> None:
     def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    def train(client: ps.Client) -> torch.Tensor:
-        model = problem.copy()
-        optimizer = ps.torch.DistributedOptimizer(MAKE["momentum"](model), model, client)
-        scheduler = schedule(optimizer)
-        for step in range(steps):
-            optimizer.zero_grad()
-            problem.loss(model, step, client.rank).backward()
-            optimizer.step()
-            scheduler.step()
-        optimizer.synchronize()
-        return flat(model)
-
-    with ps.LocalCluster(workers=2) as cluster:
-        values = cluster.run(train)
-    model = problem.copy()
-    optimizer = MAKE["momentum"](model)
-    scheduler, parameters = schedule(optimizer), list(model.parameters())
-    for step in range(steps):
-        grads = [torch.autograd.grad(problem.loss(model, step, worker), parameters) for worker in range(2)]
-        for parameter, one, other in zip(parameters, *grads, strict=True):
-            parameter.grad = (one + other) / 2
-        optimizer.step()
-        scheduler.step()
-    assert distance(values[0], flat(model)) < 1e-12
+    values = together(problem, MAKE["momentum"], 2, steps, schedule=schedule)
+    assert distance(values[0], alone(problem, MAKE["momentum"], 2, steps, schedule=schedule)) < 1e-12
 
 
 def test_examples_weigh() -> None:
     """A worker with 12 examples and one with 4: the step is that of all 16."""
     problem, batches = Problem("mlp", dtype=torch.float64), (12, 4)
-
-    def train(client: ps.Client) -> torch.Tensor:
-        model = problem.copy()
-        optimizer = ps.torch.DistributedOptimizer(MAKE["sgd"](model), model, client)
-        for step in range(10):
-            optimizer.zero_grad()
-            optimizer.examples = batches[client.rank]
-            problem.loss(model, step, client.rank, batches[client.rank]).backward()
-            optimizer.step()
-        optimizer.synchronize()
-        return flat(model)
-
-    with ps.LocalCluster(workers=2) as cluster:
-        values = cluster.run(train)
-    model = problem.copy()
-    optimizer = MAKE["sgd"](model)
-    for step in range(10):
-        optimizer.zero_grad()
-        losses = [problem.loss(model, step, worker, batch) * batch for worker, batch in enumerate(batches)]
-        (sum(losses[1:], losses[0]) / sum(batches)).backward()
-        optimizer.step()
-    assert distance(values[0], flat(model)) < 1e-12
+    values = together(problem, MAKE["sgd"], 2, 10, batches=batches)
+    assert distance(values[0], alone(problem, MAKE["sgd"], 2, 10, batches=batches)) < 1e-12
 
 
 def test_clipping_by_norm_is_that_of_each_workers_whole_gradient() -> None:
     problem = Problem("mlp", dtype=torch.float64)
-    values = together(problem, MAKE["sgd"], 2, 20, clip_norm=0.05)
-    model = problem.copy()
-    optimizer, parameters = MAKE["sgd"](model), list(model.parameters())
-    for step in range(20):
-        grads = []
-        for worker in range(2):
-            one = torch.autograd.grad(problem.loss(model, step, worker), parameters)
-            norm = torch.sqrt(sum((g.square().sum() for g in one), torch.zeros((), dtype=torch.float64)))
-            grads.append([g * (0.05 / norm).clamp(max=1.0) for g in one])
-        for parameter, one, other in zip(parameters, *grads, strict=True):
-            parameter.grad = (one + other) / 2
-        optimizer.step()
-    assert distance(values[0], flat(model)) < 1e-6  # torch adds 1e-6 to the norm
+
+    def clipped(grads: Gradient) -> Gradient:
+        norm = torch.sqrt(sum((g.square().sum() for g in grads), torch.zeros((), dtype=torch.float64)))
+        return [g * (0.05 / norm).clamp(max=1.0) for g in grads]
+
+    values = together(problem, MAKE["sgd"], 2, 20, wrapper={"clip_norm": 0.05})
+    expected = alone(problem, MAKE["sgd"], 2, 20, of_each=clipped)
+    assert distance(values[0], expected) < 1e-6  # torch adds 1e-6 to the norm
