@@ -52,7 +52,8 @@ class Asked:
 
     def _watch(self) -> None:
         while not self._left.is_set() and not self.by:
-            if (found := signal.sigtimedwait(SIGNALS, LOOK_S)) is not None:
+            found = signal.sigtimedwait(SIGNALS, LOOK_S)
+            if found is not None and found.si_signo in SIGNALS:  # a debugger that attaches leaves anything there
                 self._told(found.si_signo, f" from {sender(found.si_pid)}")
 
     def _told(self, number: int, whom: str) -> None:

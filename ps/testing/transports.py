@@ -131,6 +131,10 @@ def big_buffer(open_network: OpenNetwork) -> None:
     check_round_trip(open_network, [np.arange(8 << 20, dtype=np.int64)])  # 64 MiB
 
 
+def large_buffers_among_small_ones(open_network: OpenNetwork) -> None:
+    check_round_trip(open_network, [np.arange(size, dtype=np.float32) for size in (3, 1 << 20, 0, 70_000, 5, 16_384)])
+
+
 def held_messages_stay_whole(open_network: OpenNetwork) -> None:
     """What was received is the receiver's until it releases it, whatever follows, and whoever leaves."""
     with opened(open_network) as open_peer:
@@ -467,6 +471,7 @@ CHECKS: dict[str, Check] = {
         read_only_buffers,
         many_buffers,
         big_buffer,
+        large_buffers_among_small_ones,
         held_messages_stay_whole,
         outbox_full_leaves_the_message,
         oversize_message,

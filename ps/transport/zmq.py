@@ -1,9 +1,9 @@
 """The transport between processes: ZeroMQ over tcp or ipc.
 
 A server binds one ROUTER, everybody else dials it with a DEALER: workers only dial out. libzmq's thread does the
-network without Python; beside it only pyzmq's own, which frees buffers, and no queue of ours. Buffers of 64 KiB and
-more are not copied: libzmq reads them where they are, and a message is released once it has. What arrives stays in
-libzmq's memory until it is released.
+network without Python; beside it only pyzmq's own, which frees buffers, and no queue of ours. Large buffers are not
+copied: libzmq reads them where they are, and a message is released once it has. What arrives stays in libzmq's memory
+until it is released.
 
 A routing id is the job id and the address, so that nobody who does not know the job can take a peer's place.
 """
@@ -29,9 +29,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ps.errors import ConfigError, OutboxFull
 from ps.transport.base import Message, Unreachable
+from ps.transport.packing import LARGE_BYTES, packed, unpacked
 from ps.types import Array, PeerId
 
-ZERO_COPY_BYTES = 64 << 10  # smaller buffers are cheaper to copy than to track
 FRAME_BYTES_MAX = 64 << 20  # of one buffer or header; a peer that claims more is cut off before memory is taken
 UNREAD_MAX = 16  # messages of one peer that lie here unread; the rest stays with the sender, where it is counted
 UNSENT_MAX = 1000  # messages to one peer that libzmq holds
@@ -133,10 +133,10 @@ class ZmqTransport:
                     f"{to}: expected at most {self.queued_bytes_max} bytes not yet sent, got {way.queued_bytes} and a "
                     f"message of {nbytes}; retry once it has read some"
                 )
-            views = [_bytes_of(buffer) for buffer in message.buffers]
-            flight = self._flight(way, message, views, nbytes)
+            first, large = packed(message.header, [_bytes_of(buffer) for buffer in message.buffers])
+            flight = self._flight(way, message, large, nbytes)
             try:
-                self._send(way, message.header, views)
+                self._send(way, first, large)
             except BaseException:
                 if flight is not None:  # the message stays the caller's
                     with self._landed:
@@ -151,11 +151,10 @@ class ZmqTransport:
         if flight is None:
             message.release()
 
-    def _flight(self, way: Way, message: Message, views: list[Array], nbytes: int) -> Flight | None:
-        big = [view for view in views if view.nbytes >= ZERO_COPY_BYTES]
-        if not big:
+    def _flight(self, way: Way, message: Message, large: list[Array], nbytes: int) -> Flight | None:
+        if not large:
             return None
-        flight = Flight(message, way, nbytes, len(big))
+        flight = Flight(message, way, nbytes, len(large))
 
         def landed(_: object) -> None:  # called where the last reference to a view goes: often in pyzmq's thread
             with self._landed:
@@ -168,7 +167,7 @@ class ZmqTransport:
                 self._forget(way)
                 message.release()
 
-        flight.views = [weakref.ref(view, landed) for view in big]
+        flight.views = [weakref.ref(view, landed) for view in large]
         with self._landed:
             self._flights.add(flight)
             way.queued_bytes += nbytes
@@ -179,24 +178,19 @@ class ZmqTransport:
         if way.prefix and not way.queued_bytes:
             self._ways.pop(way.to, None)
 
-    def _send(self, way: Way, header: bytes, views: list[Array]) -> None:
+    def _send(self, way: Way, first: bytes, large: list[Array]) -> None:
         """Hands the frames to libzmq. Only the first can be refused: a message is whole or not at all."""
-        frames: list[Any] = [*way.prefix, header, *views]
-        last = len(frames) - 1
+        frames: list[Any] = [*way.prefix, first]
         try:
-            way.socket.send(frames[0], NOBLOCK | SNDMORE if last else NOBLOCK)
+            for place, frame in enumerate(frames, 1):
+                way.socket.send(frame, NOBLOCK | SNDMORE if place < len(frames) or large else NOBLOCK)
         except zmq.Again:
             raise OutboxFull(f"{way.to}: expected room in its outbox, got none; retry once it has read some") from None
         except zmq.ZMQError as error:
             raise Unreachable(f"{way.to}: expected a peer that is connected, got none ({error})") from None
-        for place in range(1, last + 1):
-            frame, flags = frames[place], SNDMORE if place < last else 0
-            if type(frame) is bytes or frame.nbytes < ZERO_COPY_BYTES:
-                way.socket.send(frame, flags)
-            else:
-                frames[place] = None  # libzmq's reference has to be the last one
-                way.socket.send(frame, flags, copy=False)
-                views[place - len(way.prefix) - 1] = frame = None  # type: ignore[call-overload]
+        while large:  # libzmq's reference has to be the last one
+            last = len(large) == 1
+            way.socket.send(large.pop(0).data, 0 if last else SNDMORE, copy=False)
 
     def _check_connection(self, way: Way) -> None:
         """Raises: Unreachable when nobody has been there for longer than a connection takes."""
@@ -323,7 +317,8 @@ class ZmqTransport:
             sender = self._at[socket]
         if not frames:
             return sender, None
-        return sender, Message(frames[0].bytes, [_buffer(frame) for frame in frames[1:]])
+        first = frames[0].bytes if len(frames[0]) < LARGE_BYTES else frames[0].buffer
+        return sender, unpacked(first, [np.frombuffer(frame.buffer, np.uint8) for frame in frames[1:]])
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -395,10 +390,3 @@ def _end_monitor(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes] | None) -
 def _bytes_of(buffer: Array) -> Array:
     """The buffer as plain bytes, in an array object of its own: its end tells that libzmq has let go."""
     return buffer.reshape(-1).view(np.uint8)
-
-
-def _buffer(frame: zmq.Frame) -> Array:
-    """What arrived, as plain bytes, aligned; small frames may lie anywhere in libzmq's read buffer."""
-    if len(frame) < ZERO_COPY_BYTES:
-        return np.frombuffer(frame.bytes, np.uint8)
-    return np.frombuffer(frame.buffer, np.uint8)

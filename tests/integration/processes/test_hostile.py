@@ -18,6 +18,7 @@ import zmq
 from ps import wire
 from ps.control.rpc import SERVICE, grpc
 from ps.messages import Join, Pull, Push, Rejected
+from ps.transport.packing import packed, unpacked
 from ps.transport.zmq import FRAME_BYTES_MAX
 from ps.types import Clock, WorkerId
 from tests.integration.processes.helpers import (
@@ -113,7 +114,7 @@ def resident_mb(pid: int) -> float:
 
 def answer(peer: zmq.Socket[bytes]) -> Rejected:
     """What the server says to it, whatever job the answer names."""
-    (header,) = peer.recv_multipart()
+    header = unpacked(peer.recv(), []).header
     (body,) = wire.decode(header, msgpack.unpackb(header)[1])
     assert isinstance(body, Rejected), body
     return body
@@ -180,7 +181,7 @@ def test_nobody_takes_a_workers_place_without_knowing_the_job(target: Target) ->
     for routing_id in (b"worker:0", other_job + b"worker:0", b"stranger:00", b"server:0"):
         with dealer(target.endpoint, routing_id) as peer:
             for body in bodies:
-                peer.send(wire.encode(other_job, body))
+                peer.send(packed(wire.encode(other_job, body), [])[0])
                 told = answer(peer)
                 assert "job id" in told.reason and "another job" in told.reason and not told.fenced
     target.expect_unharmed(rejected=4 * len(bodies))
@@ -190,7 +191,7 @@ def test_an_answer_to_a_stranger_does_not_tell_it_the_job(target: Target) -> Non
     """The job is what it would need to take a worker's place."""
     with dealer(target.endpoint, b"stranger") as peer:
         peer.send(b"")
-        (header,) = peer.recv_multipart()
+        header = unpacked(peer.recv(), []).header
     assert target.job not in header and target.job.hex() not in header.decode("latin-1")
 
 
