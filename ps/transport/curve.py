@@ -16,6 +16,7 @@ from ps.key import Key
 PLACE = "inproc://zeromq.zap.01"  # where libzmq asks, one for each context
 OVERHEAD_BYTES = 64  # more than a sealed frame is longer than what is in it
 DOMAIN = b"ps"
+HANDSHAKE_S = 5  # who has not proved in so long that it has the key is cut off, with all that it has sent
 NOBLOCK, POLLIN = int(zmq.NOBLOCK), int(zmq.POLLIN)
 
 
@@ -23,6 +24,7 @@ def lock(socket: zmq.Socket[bytes], key: Key) -> None:
     """Before it is bound: only who has the key gets in, and nobody where there is no `Door`."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, key.servers.secret)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_S * 1000)
     socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
