@@ -42,6 +42,8 @@ def _certificate(address: str) -> bytes | None:
             try:
                 with context.wrap_socket(way) as shaken:
                     return shaken.getpeercert(binary_form=True)
+            except ssl.SSLEOFError:  # it hangs up, as a proxy does before whom it stands for is there
+                return None
             except ssl.SSLError:
                 return b""
     except OSError:

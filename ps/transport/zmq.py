@@ -21,7 +21,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from ps.key import Key
 from ps.transport.base import Message, Unreachable
 from ps.transport.bell import Bell
 from ps.transport.curve import OVERHEAD_BYTES, Door, lock, unlock
+from ps.transport.ways import Flight, Way
 from ps.types import Array, PeerId
 
 ZERO_COPY_BYTES = 64 << 10  # smaller buffers are cheaper to copy than to track
@@ -47,31 +47,6 @@ HEARTBEAT_S, SILENT_S = 10, 30  # a link that is cut for less comes back by itse
 STRANGER = "stranger:"
 LOCAL = "ipc://"
 POLLIN, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)  # enums take a microsecond each
-
-
-@dataclass(eq=False)
-class Way:
-    """A way to one peer: its socket, and what of it is not yet sent."""
-
-    to: PeerId
-    socket: zmq.Socket[bytes]
-    prefix: tuple[bytes, ...]  # the routing id, where the socket serves many peers
-    endpoint: str = ""
-    monitor: zmq.Socket[bytes] | None = None
-    looked_at: float = 0.0  # when its monitor was last read
-    down_since: float = float("inf")  # infinity: it is connected
-    queued_bytes: int = 0  # of buffers that libzmq still reads
-
-
-@dataclass(eq=False)
-class Flight:
-    """A message whose buffers libzmq still reads."""
-
-    message: Message
-    way: Way
-    nbytes: int
-    left: int  # buffers
-    views: list[weakref.ref[Array]] = field(default_factory=list)
 
 
 class ZmqTransport:
@@ -121,7 +96,7 @@ class ZmqTransport:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who starts again takes its old place
         if endpoint.startswith(LOCAL):
-            socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # the name stands in /proc/net/unix, for all to read
+            socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # anybody can read its name in /proc/net/unix
         elif self._key is not None:
             lock(socket, self._key)
             if self._door is None:
