@@ -127,6 +127,18 @@ def test_who_has_another_key_is_told_within_seconds(stage: Stage, key: Path, key
     assert seen["stopped"] is None and not seen["agents"]
 
 
+def test_a_job_is_submitted_with_the_key(stage: Stage, key: Path) -> None:
+    """The agent hands it on to its worker, whose folder is another one."""
+    cluster = Cluster(stage, "--key", key)
+    (stage.folder / "agent").mkdir()
+    named = os.path.relpath(key, stage.folder / "agent")
+    server = cluster.start("server", PS_KEY=str(key))
+    agent = cluster.start("worker", "--key", named, "--directory", SCRIPTS, name="agent")
+    submit = cluster.start("submit", "--key", key, "sums.py", stage.folder, CLOCKS)
+    assert [one.wait(END_S).code for one in (submit, agent, server, cluster.controller)] == [0, 0, 0, 0], submit.said()
+    assert_bytes_equal(stage.result("sum"), total({0: CLOCKS}))
+
+
 def test_beyond_loopback_with_a_key(stage: Stage, key: Path) -> None:
     """Without one it is refused, and the key is what the refusal names first."""
     refused = stage.start("refused", [*PSCTL, "controller", "--port", 0, "--host", "0.0.0.0"]).wait(END_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,12 @@ def test_nobody_there_is_no_other_key(keys: dict[int | None, Key | None], monkey
             fetch_status(address, 0.2, keys[0])
     check_key(address, keys[0])
     check_key(address, None)
+
+
+def test_who_hangs_up_may_be_a_proxy_whose_controller_is_yet_to_come(keys: dict[int | None, Key | None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as pool:
+        looked = pool.submit(check_key, f"127.0.0.1:{proxy.getsockname()[1]}", keys[0])
+        way, _ = proxy.accept()
+        with way:
+            way.recv(1 << 16)  # unread bytes would make it a reset
+        assert looked.result(WAIT_S) is None
