@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import zmq
@@ -20,6 +21,7 @@ from benchmarks.harness import Bench, checksum
 from ps import kernels
 from ps.config import RunConfig
 from ps.control.service import ControlServer
+from ps.key import Key, make_key, read_key
 from ps.processes import join_worker, keep_freed_memory
 from ps.types import Array
 from ps.worker.client import Client
@@ -75,10 +77,11 @@ def process(*argv: str, env: dict[str, str] | None = None) -> Iterator[subproces
 
 
 @contextmanager
-def cluster(consistency: str = "async", optimizer: str = "add") -> Iterator[Client]:
+def cluster(consistency: str = "async", optimizer: str = "add", key: Key | None = None) -> Iterator[Client]:
     """The client of a cluster with one server process."""
-    control = ControlServer(RunConfig.check({"consistency": consistency, "optimizer": optimizer}))
+    control = ControlServer(RunConfig.check({"consistency": consistency, "optimizer": optimizer}), key=key)
     named = {"PS_CONTROLLER": control.start(), "PS_JOB": control.job.hex(), "PS_RANK": "0"}
+    named |= {} if key is None else {"PS_KEY": key.path}
     try:
         with process(sys.executable, "-m", "ps.launch.server", env=named):
             os.environ.update(named)
@@ -93,10 +96,10 @@ def cluster(consistency: str = "async", optimizer: str = "add") -> Iterator[Clie
         control.close()
 
 
-def push_pull(bench: Bench, size: int, steps: int) -> None:
+def push_pull(bench: Bench, size: int, steps: int, key: Key | None = None) -> None:
     """`steps` clocks with one parameter of `size` elements, which the server adds to."""
     grads, out = {"w": np.ones(size, np.float32)}, {"w": np.empty(size, np.float32)}
-    with cluster() as client:
+    with cluster(key=key) as client:
         client.register({"w": np.zeros(size, np.float32)})
         client.pull(out=out)
         for _ in range(3):
@@ -113,6 +116,13 @@ def bench_push_pull_4mib(bench: Bench) -> None:
 
 def bench_push_pull_64mb(bench: Bench) -> None:
     push_pull(bench, bench.size(smoke=1 << 10, full=16 << 20), steps=bench.size(smoke=2, full=8))
+
+
+def bench_push_pull_64mb_with_a_key(bench: Bench) -> None:
+    with TemporaryDirectory() as folder:
+        make_key(path := f"{folder}/key")
+        key = read_key(path)
+        push_pull(bench, bench.size(smoke=1 << 10, full=16 << 20), steps=bench.size(smoke=2, full=8), key=key)
 
 
 def bench_push_pull_64mb_beside_a_busy_loop(bench: Bench) -> None:

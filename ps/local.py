@@ -217,11 +217,13 @@ def _plain(train: Any) -> Plain:
 
 
 @overload
-def connect(role: Literal["worker"] = "worker") -> Client: ...
+def connect(role: Literal["worker"] = "worker", *, key: str | None = None) -> Client: ...
 @overload
-def connect(role: Literal["reader"]) -> Reader: ...
-def connect(role: str = "worker") -> Client | Reader:
+def connect(role: Literal["reader"], *, key: str | None = None) -> Reader: ...
+def connect(role: str = "worker", *, key: str | None = None) -> Client | Reader:
     """This process's client in the cluster that PS_CONTROLLER names (`psctl run` does), or a reader of its values.
+
+    key: the cluster's key file, if it has one; else PS_KEY names it. An embedded cluster has no use for it.
 
     Without PS_CONTROLLER the process is the one worker of an embedded cluster, and says so on stderr; options of that
     run come from PS_CONSISTENCY, PS_OPTIMIZER and the like, named as in ps.config.RunConfig.
@@ -233,7 +235,7 @@ def connect(role: str = "worker") -> Client | Reader:
     if os.environ.get("PS_CONTROLLER"):
         from ps import processes
 
-        return processes.join_worker() if role == "worker" else processes.join_reader()
+        return processes.join_worker(key) if role == "worker" else processes.join_reader(key)
     if role != "worker":
         raise ConfigError(
             f"connect: role: expected 'worker', as no cluster is named by PS_* variables, got {role!r}; to read the "

@@ -16,6 +16,7 @@ from ps import wire
 from ps.control.hello import HELLO_S, Hello, LinkEnd, Welcome
 from ps.control.link import ControlLink
 from ps.errors import ConfigError
+from ps.key import Key, key_of_environment
 from ps.messages import Stop
 from ps.transport.base import Message
 from ps.transport.zmq import ZmqTransport
@@ -40,9 +41,10 @@ class ClusterPort(TransportPort):
 
     releases_when_sent = True
 
-    def __init__(self, address: PeerId) -> None:
+    def __init__(self, address: PeerId, key: Key | None = None) -> None:
         self._places: dict[PeerId, str] = {}
-        self.transport = ZmqTransport(address, b"", self._places.get)
+        self._key = key  # of the cluster, for both planes
+        self.transport = ZmqTransport(address, b"", self._places.get, key=key)
         self.over = Event()  # the controller has said goodbye, or is gone
         self.end: LinkEnd | None = None  # which of the two, once it is over
         super().__init__(self.transport)
@@ -53,7 +55,7 @@ class ClusterPort(TransportPort):
         """Says Hello to the controller at "host:port"; returns once it lets this peer in. Raises: as ControlLink."""
         self._hello = hello
         try:
-            self.link = ControlLink(controller, hello, self._take, self._end, timeout_s)
+            self.link = ControlLink(controller, hello, self._take, self._end, timeout_s, self._key)
         except BaseException:
             self.transport.close()
             raise
@@ -99,13 +101,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
 
 
-def join_worker() -> Client:
-    """The client of this process, as PS_CONTROLLER, PS_JOB and PS_RANK name its place.
+def join_worker(key: str | None = None) -> Client:
+    """The client of this process, as PS_CONTROLLER, PS_JOB and PS_RANK name its place. key: file, else that of PS_KEY.
 
     Raises: ConfigError naming the variable, or what the controller refused; DeadlineError naming its address.
     """
     rank = number("PS_RANK", -1)
-    port = ClusterPort(worker_peer(rank))
+    port = ClusterPort(worker_peer(rank), key_of_environment(key))
     welcome = port.join(*named(Hello("worker", rank=rank)))
     try:
         client = Client(Worker(port, welcome.job, rank, welcome.config.timeout_s))
@@ -116,9 +118,9 @@ def join_worker() -> Client:
     return client
 
 
-def join_reader() -> Reader:
+def join_reader(key: str | None = None) -> Reader:
     """A reader of the cluster that PS_CONTROLLER names. Raises: as `join_worker`."""
-    port = ClusterPort(PeerId(f"reader:{secrets.token_hex(8)}"))
+    port = ClusterPort(PeerId(f"reader:{secrets.token_hex(8)}"), key_of_environment(key))
     welcome = port.join(*named(Hello("reader")))
     try:
         return Reader(port, welcome.job, welcome.config.timeout_s)

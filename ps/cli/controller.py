@@ -8,8 +8,9 @@ from typing import Any
 import typer
 
 from ps.cli.common import PORT, check_reach, one_line, parameter, with_parameters
-from ps.cli.flags import file_option, text_option, with_file
+from ps.cli.flags import file_option, key_option, text_option, with_file
 from ps.cli.run import config_options, rule_options
+from ps.key import key_in
 from ps.launch.daemon import ControllerOptions, run_controller
 from ps.launch.files import ControllerFile
 from ps.launch.options import LOG_DIR, checked_config, naming_lines, rules_of
@@ -37,6 +38,7 @@ def options() -> list[inspect.Parameter]:
         parameter(
             "insecure", bool, typer.Option(False, "--insecure", help="Trust everybody in the network that reaches it.")
         ),
+        key_option(),
         file_option(),
         *config_options(),
         *rule_options(),
@@ -53,11 +55,12 @@ def controller(**given: Any) -> int:
     own = {name: options.pop(name) for name in ("save", "log_dir") if name in options}
     stops = [options.pop(name, None) for name in ("stop_after", "stop_when", "patience")]
     with naming_lines(places):
+        key = key_in(options.pop("key", None))
         checked, rules = checked_config(options), rules_of(*stops)
         if own.get("save") is not None:
             check_target(own["save"])
-    check_reach("--host", given["host"], given.pop("insecure"))
-    return run_controller(checked, rules, ControllerOptions(**given, **own))
+    check_reach("--host", given["host"], given.pop("insecure"), key)
+    return run_controller(checked, rules, ControllerOptions(**given, **own, key=key))
 
 
 def add_to(app: typer.Typer) -> None:

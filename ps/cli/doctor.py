@@ -12,7 +12,7 @@ from dataclasses import asdict
 import typer
 
 from ps.addresses import split_address
-from ps.cli.common import PORT, one_line
+from ps.cli.common import PORT, key_flag, one_line
 from ps.doctor.examine import examine
 
 ERASE = "\r\x1b[K"  # the line with the cursor
@@ -23,6 +23,7 @@ def doctor(
     controller: str = typer.Option(
         None, envvar="PS_CONTROLLER", metavar="HOST:PORT", help="Look at its cluster too.", show_envvar=False
     ),
+    key: str = key_flag(),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, for programs."),
 ) -> int:
     """Check this machine and, with --controller, the cluster as it is seen from here.
@@ -39,7 +40,7 @@ def doctor(
             print(f"{ERASE}looking at {text} ...", end="", file=sys.stderr, flush=True)
 
     found = []
-    for finding in examine(controller or None, PORT, say):
+    for finding in examine(controller or None, PORT, key, say):
         found.append(finding)
         if live:
             print(ERASE, end="", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from ps.cli.common import parameter
+from ps.cli.common import key_flag, parameter
 from ps.control.commands import check_address
 from ps.errors import ConfigError
 from ps.launch.files import read_file
@@ -51,6 +51,11 @@ def controller_option() -> inspect.Parameter:
         show_default=False,
     )
     return parameter("controller", str | None, option)
+
+
+def key_option() -> inspect.Parameter:
+    """The cluster's key file."""
+    return parameter("key", str | None, key_flag())
 
 
 def needed_controller(address: str | None) -> str:

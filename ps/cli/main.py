@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "ps.cli.status",
     "stop": "ps.cli.stop",
     "doctor": "ps.cli.doctor",
+    "key": "ps.cli.key",
 }
 
 

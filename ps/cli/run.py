@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from ps.cli.common import one_line, parameter, with_parameters
-from ps.cli.flags import file_option, text_option, with_file
+from ps.cli.flags import file_option, key_option, text_option, with_file
 from ps.config import SPELLED, RunConfig
 from ps.launch.files import RunFile
 from ps.launch.options import LOG_DIR, RunOptions
@@ -115,6 +115,6 @@ def run(**given: Any) -> int:
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command. typer reads flags from a signature, which is made here from RunConfig's fields."""
-    command = with_parameters(run, [file_option(), *config_options(), *run_options()])
+    command = with_parameters(run, [key_option(), file_option(), *config_options(), *run_options()])
     # SCRIPT ends our flags: what follows is its own.
     app.command("run", help=RUN_HELP, context_settings={"allow_interspersed_args": False})(command)

@@ -10,8 +10,9 @@ import typer
 
 from ps.addresses import is_every_address, split_address
 from ps.cli.common import check_reach, one_line, parameter, with_parameters
-from ps.cli.flags import controller_option, file_option, needed_controller, text_option, with_file
+from ps.cli.flags import controller_option, file_option, key_option, needed_controller, text_option, with_file
 from ps.errors import ConfigError
+from ps.key import VARIABLE, key_in
 from ps.launch.asked import Asked
 from ps.launch.files import ServerFile
 from ps.launch.options import naming_lines
@@ -32,10 +33,13 @@ def server(**given: Any) -> int:
     with naming_lines(places):
         controller = needed_controller(options.get("controller"))
         host, _ = split_address("--listen", listen)
-        check_reach("--listen", host, options.get("insecure", False))
+        key = key_in(options.get("key"))
+        check_reach("--listen", host, options.get("insecure", False), key)
         if is_every_address(host) and not advertise:
             raise ConfigError(f"--advertise: expected the host that others dial, as --listen {listen} is none; name it")
     os.environ["PS_CONTROLLER"] = controller
+    if key is not None:
+        os.environ[VARIABLE] = key.path
     if os.getcwd() not in sys.path:  # plug-ins of one's own, `package.module:Class`
         sys.path.append(os.getcwd())
     try:
@@ -54,6 +58,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the command."""
     options = [
         controller_option(),
+        key_option(),
         file_option(),
         text_option("listen", "HOST:PORT", f"For workers; port 0: any free one. [default: {LISTEN}]"),
         text_option("advertise", "HOST", "The host that others dial, if it is another one."),

@@ -11,9 +11,10 @@ from typing import Any
 
 import typer
 
-from ps.cli.common import CONTROLLER_HELP, one_line
+from ps.cli.common import CONTROLLER_HELP, key_flag, one_line
 from ps.control.commands import fetch_status
 from ps.errors import DeadlineError
+from ps.key import key_in
 
 WATCH_S = 1.0
 CLEAR = "\x1b[H\x1b[2J"  # cursor to the top, nothing below it
@@ -24,6 +25,7 @@ def status(
     controller: str = typer.Argument(
         ..., envvar="PS_CONTROLLER", metavar="HOST:PORT", help=CONTROLLER_HELP, show_default=False, show_envvar=False
     ),
+    key: str = key_flag(),
     watch: bool = typer.Option(False, "--watch", help="Again every second, until the job is over."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object (with --watch: a line each), for programs."),
 ) -> int:
@@ -31,10 +33,11 @@ def status(
 
     Exit code 1, with one line, when nobody answers there. --watch ends with the job, or when the controller has left.
     """
+    checked = key_in(key)
     seen: Mapping[str, Any] | None = None
     while True:
         try:
-            seen = fetch_status(controller)
+            seen = fetch_status(controller, key=checked)
         except DeadlineError:
             if seen is None:
                 raise

@@ -8,10 +8,11 @@ from contextlib import suppress
 
 import typer
 
-from ps.cli.common import one_line
+from ps.cli.common import key_flag, one_line
 from ps.cli.flags import ADDRESS, DIAL_HELP, needed_controller
 from ps.control import control_pb2 as pb
 from ps.control.agents import submit as submit_job
+from ps.key import key_in
 
 SUBMIT_HELP = """Run SCRIPT on the agents of a cluster, and follow it.
 
@@ -33,14 +34,16 @@ Example:
 @one_line("submit")
 def submit(
     controller: str = typer.Option(None, envvar="PS_CONTROLLER", metavar=ADDRESS, help=DIAL_HELP, show_envvar=False),
+    key: str = key_flag(),
     detach: bool = typer.Option(False, "--detach", help="Return as soon as the controller has taken the job."),
     script: str = typer.Argument(..., metavar="SCRIPT", help="A Python file of the agents.", show_default=False),
     args: list[str] = typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False),
 ) -> int:
     """Prints what the controller says; the job's exit code."""
     address = needed_controller(controller)
+    checked = key_in(key)
     try:
-        for reply in submit_job(address, script, list(args or ())):
+        for reply in submit_job(address, script, list(args or ()), checked):
             if reply.HasField("accepted"):
                 _say_accepted(reply.accepted, shlex.join([script, *(args or ())]))
                 if detach:

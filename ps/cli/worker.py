@@ -9,8 +9,9 @@ from typing import Any
 import typer
 
 from ps.cli.common import one_line, parameter, with_parameters
-from ps.cli.flags import controller_option, file_option, needed_controller, text_option, with_file
+from ps.cli.flags import controller_option, file_option, key_option, needed_controller, text_option, with_file
 from ps.errors import ConfigError
+from ps.key import Key, key_in
 from ps.launch.files import WorkerFile
 from ps.launch.options import LOG_DIR, check_script, cluster_environment, naming_lines
 
@@ -31,15 +32,16 @@ def worker(**given: Any) -> int:
     controller = options.get("controller")
     with naming_lines(places):
         controller = needed_controller(controller)
+        key = key_in(options.pop("key", None))
         if script is not None:
-            return _become(script, list(args or ()), controller, options)
+            return _become(script, list(args or ()), controller, options, key)
         from ps.launch.agent import checked_directory, run_agent  # late: it brings sockets
 
         checked_directory(options.get("directory", "."))
-    return run_agent(controller, options.get("directory", "."), options.get("log_dir", LOG_DIR))
+    return run_agent(controller, options.get("directory", "."), options.get("log_dir", LOG_DIR), key)
 
 
-def _become(script: str, args: list[str], controller: str, options: dict[str, Any]) -> int:
+def _become(script: str, args: list[str], controller: str, options: dict[str, Any], key: Key | None) -> int:
     for name in ("directory", "log_dir"):
         if name in options:
             raise ConfigError(
@@ -47,7 +49,7 @@ def _become(script: str, args: list[str], controller: str, options: dict[str, An
                 "leave one of the two out"
             )
     check_script("SCRIPT", script)
-    env = cluster_environment(os.environ, controller, b"", workers=1)
+    env = cluster_environment(os.environ, controller, b"", workers=1, key=key)
     env["PS_JOB"] = os.environ.get("PS_JOB", "")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the command."""
     options = [
         controller_option(),
+        key_option(),
         file_option(),
         text_option("directory", "DIR", "An agent's: it starts scripts in here only. [default: where it is started]"),
         text_option("log_dir", "DIR", f"An agent's: for a folder with what its worker prints. [default: {LOG_DIR}]"),

@@ -6,28 +6,32 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 from ps import __version__
 from ps.control import control_pb2 as pb
 from ps.control.commands import check_address, fetch_status
 from ps.control.hello import Refusal
-from ps.control.rpc import OPTIONS, SERVICE, grpc
+from ps.control.other_key import check_key
+from ps.control.rpc import SERVICE, channel, grpc
 from ps.errors import ConfigError, DeadlineError, PeerError, StoppedError
+from ps.key import Key
 from ps.wire import WIRE_VERSION
 
+KEY_S = 1.0  # a controller that has not answered for so long may have another key
 CLOSE_S = 2.0  # `close` waits so long for the controller to take what was said
 
 
 class AgentLink:
     """Dials the controller until it is there; returns once it has admitted this agent.
 
-    Raises: ConfigError when the controller refuses; StoppedError when its job is over; DeadlineError naming the address
-    when it does not answer in `timeout_s`.
+    Raises: ConfigError when the controller refuses, OtherKey when it has another key; StoppedError when its job is
+    over; DeadlineError naming the address when it does not answer in `timeout_s`.
     """
 
-    def __init__(self, address: str, job: bytes, directory: str, timeout_s: float) -> None:
-        self.address = check_address("--controller", address)
+    def __init__(self, address: str, job: bytes, directory: str, timeout_s: float, key: Key | None = None) -> None:
+        self.address, self._key = check_address("--controller", address), key
         self.gone = ""  # why the stream has ended; set once all frames before that were taken
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._in: queue.SimpleQueue[pb.ToAgent | str] = queue.SimpleQueue()  # last the reason of the end
@@ -41,7 +45,7 @@ class AgentLink:
             release=__version__,
         )
         self._say(pb.FromAgent(hello=hello))
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = channel(address, key)
         dial = self._channel.stream_stream(f"/{SERVICE}/Agent")
         self._call = dial(iter(self._out.get, None), wait_for_ready=True)
         self._reader = threading.Thread(target=self._read, name="ps agent", daemon=True)
@@ -77,13 +81,15 @@ class AgentLink:
         self._out.put(frame.SerializeToString())
 
     def _admitted(self, timeout_s: float) -> bytes:
-        frame = self.take(timeout_s)
-        if frame is None:
+        deadline = time.monotonic() + timeout_s
+        while (frame := self.take(min(KEY_S, deadline - time.monotonic()))) is None:
             if self.gone:
                 raise ConfigError(f"controller: {self.gone}")
-            raise DeadlineError(
-                f"no controller answers at {self.address} in {timeout_s:g} s; start it, or check the address"
-            )
+            check_key(self.address, self._key)
+            if time.monotonic() >= deadline:
+                raise DeadlineError(
+                    f"no controller answers at {self.address} in {timeout_s:g} s; start it, or check the address"
+                )
         if frame.HasField("refusal"):
             raise ConfigError(str(refusal_of(frame.refusal)))
         if frame.HasField("goodbye"):
@@ -102,15 +108,16 @@ class AgentLink:
         self._in.put(f"the controller at {self.address} is gone ({why})")
 
 
-def submit(address: str, script: str, args: list[str]) -> Iterator[pb.SubmitReply]:
+def submit(address: str, script: str, args: list[str], key: Key | None = None) -> Iterator[pb.SubmitReply]:
     """Submits a job and gives what the controller says of it, up to its end.
 
-    Raises: DeadlineError when no controller answers; ConfigError when it refuses; PeerError when it is lost on the way.
+    Raises: DeadlineError when no controller answers; ConfigError when it refuses, or has another key; PeerError when it
+    is lost on the way.
     """
-    fetch_status(address)  # with a deadline; from here on the connection's own signs of life tell
+    fetch_status(address, key=key)  # with a deadline; from here on the connection's own signs of life tell
     request = pb.SubmitRequest(script=script, args=args, host=socket.gethostname(), pid=os.getpid())
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
-        call = channel.unary_stream(f"/{SERVICE}/Submit")(request.SerializeToString())
+    with channel(address, key) as way:
+        call = way.unary_stream(f"/{SERVICE}/Submit")(request.SerializeToString())
         try:
             for raw in call:
                 reply = pb.SubmitReply.FromString(raw)

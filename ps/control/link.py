@@ -23,13 +23,16 @@ from ps.control.frames import (
 )
 from ps.control.hello import Goodbye, Hello, LinkEnd, Refusal, Welcome
 from ps.control.lines import Outbox
-from ps.control.rpc import OPTIONS, SERVICE, aio, grpc
+from ps.control.other_key import check_key
+from ps.control.rpc import SERVICE, aio, aio_channel, grpc
 from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
+from ps.key import Key
 from ps.transport.base import Unreachable
 from ps.wire import HEADER_BYTES_MAX
 
 CLOSE_S = 2.0  # `close` waits so long for the controller to take what was sent
 REDIAL_S = 0.1
+KEY_S = 1.0  # a controller that has not answered for so long may have another key
 WAY_S = 5.0  # beyond a deadline: what the loop's thread may be late
 
 _UP_LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)
@@ -43,8 +46,9 @@ class ControlLink:
     before the constructor has returned: they only hand over.
     timeout_s: seconds until Welcome; servers must have come by then.
 
-    Raises: ConfigError when the controller refuses; StoppedError when its job is over; DeadlineError naming the address
-    when it does not answer in time; PeerError when its Welcome does not hold.
+    Raises: ConfigError when the controller refuses, OtherKey within seconds when it has another key; StoppedError when
+    its job is over; DeadlineError naming the address when it does not answer in time; PeerError when its Welcome does
+    not hold.
     """
 
     def __init__(
@@ -54,11 +58,12 @@ class ControlLink:
         on_message: Callable[[bytes], None],
         on_end: Callable[[LinkEnd], None],
         timeout_s: float = 60.0,
+        key: Key | None = None,
     ) -> None:
         self.address, self.hello = address, hello
         self.rejected = 0  # frames of the controller that were none
         self._on_message, self._on_end, self._timeout_s = on_message, on_end, timeout_s
-        self._pid = os.getpid()
+        self._key, self._pid = key, os.getpid()
         self._lock = threading.Lock()
         self._pending = 0  # bytes sent and not yet taken by the stream
         self._ended = ""  # why nothing can be sent any more
@@ -129,9 +134,9 @@ class ControlLink:
 
     async def _live(self) -> None:
         """The connection from the first dial to its end."""
-        channel = aio.insecure_channel(self.address, options=OPTIONS)
+        channel = aio_channel(self.address, self._key)
         try:
-            call = await self._unless_closing(self._join(channel))
+            call = await self._unless_closing(self._join_or_other_key(channel))
             if call is not None:
                 await self._talk(call)
         except BaseException as error:
@@ -151,6 +156,24 @@ class ControlLink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _join_or_other_key(self, channel: aio.Channel) -> Any:
+        """As `_join`, which cannot tell another key from nobody."""
+        tasks = [asyncio.ensure_future(self._join(channel)), asyncio.create_task(self._look_at_key())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next(task for task in tasks if task in done).result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_at_key(self) -> None:
+        """Raises: OtherKey once that is why nobody has answered for a while."""
+        while True:
+            await asyncio.sleep(KEY_S)
+            if not self._reached:
+                await asyncio.to_thread(check_key, self.address, self._key)
 
     async def _join(self, channel: aio.Channel) -> Any:
         """The stream on which the controller has said Welcome. Raises: as the class."""

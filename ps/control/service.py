@@ -19,8 +19,9 @@ from ps.control.hub import FLUSH_S, Hub
 from ps.control.jobs import Jobs, WorkerEnd
 from ps.control.lines import Line
 from ps.control.logs import Logged
-from ps.control.rpc import OPTIONS, SERVICE, aio, grpc
+from ps.control.rpc import OPTIONS, SERVICE, add_port, aio, grpc
 from ps.errors import ConfigError
+from ps.key import Key
 from ps.messages import TEXT_MAX
 from ps.wire import JOB_BYTES
 
@@ -48,11 +49,13 @@ class ControlServer:
         hello_s: float = HELLO_S,
         hold: bool = False,
         takes_jobs: bool = False,
+        key: Key | None = None,
     ) -> None:
         self.job = secrets.token_bytes(JOB_BYTES) if job is None else job
         if len(self.job) != JOB_BYTES:
             raise ConfigError(f"job: expected {JOB_BYTES} bytes, got {len(self.job)}")
         self._host, self._port = f"[{host}]" if ":" in host else host, port
+        self._key = key
         self._address = ""
         self._over = threading.Event()
         self._hub = Hub(config, self.job, hello_s, self._over.set, hold)
@@ -175,10 +178,7 @@ class ControlServer:
             "Submit": grpc.unary_stream_rpc_method_handler(self._submit),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        try:
-            port = server.add_insecure_port(f"{self._host}:{self._port}")
-        except RuntimeError:
-            port = 0
+        port = add_port(server, f"{self._host}:{self._port}", self._key)
         if port == 0:
             raise ConfigError(
                 f"port: expected one that is free on {self._host}, got {self._port}, which cannot be listened on "

@@ -12,6 +12,7 @@ from ps.addresses import is_loopback, split_address
 from ps.doctor.finding import WAIT_S, Finding, ok, problem, warning
 from ps.doctor.reach import Reach, Trouble, dial
 from ps.errors import ConfigError, Error
+from ps.key import Key, OtherKey
 
 SKEW_S_MAX = 1.0
 DIALS = 32  # at a time
@@ -29,7 +30,7 @@ SERVER_REMEDIES: dict[Trouble, str] = {
 }
 
 
-def cluster(address: str, say: Callable[[str], None]) -> Iterator[Finding]:
+def cluster(address: str, say: Callable[[str], None], key: Key | None = None) -> Iterator[Finding]:
     """From the controller to the servers; ends where nothing more can be found out."""
     say(f"the controller at {address}")
     reach = dial(*split_address("controller", address))
@@ -42,7 +43,11 @@ def cluster(address: str, say: Callable[[str], None]) -> Iterator[Finding]:
 
     asked = time.time()
     try:
-        status = fetch_status(address, WAIT_S)
+        status = fetch_status(address, WAIT_S, key)
+    except OtherKey as error:
+        found, _, remedy = str(error).rpartition("; ")
+        yield problem("status", found, remedy)
+        return
     except ConfigError as error:  # it answers, but not as a controller does
         yield problem("status", str(error), "another program has this port: check the address")
         return

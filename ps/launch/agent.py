@@ -12,6 +12,7 @@ from pathlib import Path
 from ps.control import control_pb2 as pb
 from ps.control.agents import AgentLink
 from ps.errors import ConfigError
+from ps.key import Key
 from ps.launch.journal import make_log_dir
 from ps.launch.options import check_script, cluster_environment, worker_environment
 from ps.launch.supervisor import Exit, Supervisor
@@ -22,20 +23,20 @@ from ps.processes import JOIN_S, job_id
 IDLE_S = 1.0  # an agent without a job looks so often whether its controller is still there
 
 
-def run_agent(controller: str, directory: str, log_dir: str) -> int:
+def run_agent(controller: str, directory: str, log_dir: str, key: Key | None) -> int:
     """Until the job is over: 0 however it ended, as its exit code is told elsewhere; 1 when the controller is gone.
 
     Call it in the main thread: it catches signals. Raises: ConfigError, DeadlineError, StoppedError, as AgentLink.
     """
     home, logs, view = checked_directory(directory), os.path.abspath(log_dir), Plain()
     os.chdir(home)  # a script finds its data where the agent has it
-    link = AgentLink(controller, job_id(), str(home), JOIN_S)
+    link = AgentLink(controller, job_id(), str(home), JOIN_S, key)
     try:
         view.note(f"agent on {socket.gethostname()}: waits for a job of {controller}; runs scripts of {home}")
         while not link.gone:
             frame = link.take(IDLE_S)
             if frame is not None and frame.HasField("start"):
-                return _Worker(link, view, home, logs, frame.start).run()
+                return _Worker(link, view, home, logs, frame.start, key).run()
             if frame is not None and frame.HasField("goodbye"):
                 view.note(f"the job is over: {frame.goodbye.reason.partition(chr(10))[0]}")
                 return 0
@@ -83,6 +84,7 @@ class _Worker:
     home: Path
     logs: str
     job: pb.Start
+    key: Key | None
 
     def run(self) -> int:
         """The agent's exit code."""
@@ -96,7 +98,7 @@ class _Worker:
         log_dir = make_log_dir(self.logs, f"{job[:6]}-worker-{rank}", self.view.note)
         logs = "" if log_dir is None else f"; logs in {log_dir}"
         self.view.note(f"job {job[:6]}: worker {rank} of {self.job.size} runs {script.relative_to(self.home)}{logs}")
-        env = cluster_environment(os.environ, self.link.address, self.link.job, self.job.local_size)
+        env = cluster_environment(os.environ, self.link.address, self.link.job, self.job.local_size, self.key)
         local = (self.job.local_rank, self.job.local_size)
         env = worker_environment(env, rank, self.job.size, local)
         with Supervisor(self.view.line, self.view.note, log_dir) as supervisor:

@@ -17,6 +17,7 @@ from ps.addresses import is_every_address
 from ps.config import RunConfig
 from ps.control.jobs import WorkerEnd
 from ps.control.service import ControlServer
+from ps.key import Key
 from ps.launch.ends import Failure, Outcome
 from ps.launch.followed import Followed, Missing
 from ps.launch.journal import Journal, make_log_dir
@@ -37,6 +38,7 @@ class ControllerOptions:
     save: str | None = None
     log_dir: str = LOG_DIR
     quiet: bool = False
+    key: Key | None = None
 
 
 def run_controller(config: RunConfig, rules: list[Rule], options: ControllerOptions) -> int:
@@ -45,7 +47,7 @@ def run_controller(config: RunConfig, rules: list[Rule], options: ControllerOpti
     Raises: ConfigError when the port cannot be had.
     """
     hold = options.save is not None
-    control = ControlServer(config, host=options.host, port=options.port, hold=hold, takes_jobs=True)
+    control = ControlServer(config, host=options.host, port=options.port, hold=hold, takes_jobs=True, key=options.key)
     try:
         address = control.start()
         view = Followed(control, options.quiet)
@@ -192,7 +194,7 @@ class Daemon:
             who = ", ".join(absent) or "any worker"
             self.saved = Exit("save", 1, False, 0.0, [f"there are no values: the job has ended before {who} came"])
             return
-        env = cluster_environment(os.environ, self.address, self.control.job, workers=1)
+        env = cluster_environment(os.environ, self.address, self.control.job, workers=1, key=self.options.key)
         self.supervisor.start("save", save_command(self.options.save), env)
 
     def report(self) -> int:

@@ -24,6 +24,7 @@ class ControllerFile(RunConfig, frozen=True, extra="forbid"):
     patience: str | None = None
     save: str | None = None
     log_dir: str | None = None
+    key: str | None = None
 
 
 class RunFile(ControllerFile, frozen=True, extra="forbid"):
@@ -40,6 +41,7 @@ class ServerFile(BaseModel, frozen=True, extra="forbid"):
     listen: str | None = None
     advertise: str | None = None
     insecure: bool | None = None
+    key: str | None = None
 
 
 class WorkerFile(BaseModel, frozen=True, extra="forbid"):
@@ -48,6 +50,7 @@ class WorkerFile(BaseModel, frozen=True, extra="forbid"):
     controller: str | None = None
     directory: str | None = None
     log_dir: str | None = None
+    key: str | None = None
 
 
 def read_file(path: str, kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, str]]:

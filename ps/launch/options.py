@@ -14,12 +14,13 @@ from typing import Any
 from ps.colocated import counted, is_colocated
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
+from ps.key import VARIABLE, Key, key_in
 from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
 from ps.launch.supervisor import GRACE_S
 
 LOG_DIR = "ps-logs"
-_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD")  # ours to set
+_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY")  # ours to set
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RunOptions:
     max_restarts: int = 0  # of each worker
     log_dir: str = LOG_DIR
     quiet: bool = False
+    key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
     places: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,6 +54,11 @@ class RunOptions:
         """The run's config and its stop rules. Raises: ConfigError naming the flag, or the line of the file."""
         with naming_lines(self.places):
             return self._checked()
+
+    def read_key(self) -> Key | None:
+        """Raises: ConfigError naming the flag, or the line of the file."""
+        with naming_lines(self.places):
+            return key_in(self.key)
 
     def _checked(self) -> tuple[RunConfig, list[Rule]]:
         check_script("SCRIPT", self.script)
@@ -127,13 +134,16 @@ def ignored_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in (f"PS_{field.upper()}" for field in SPELLED) if name in environ)
 
 
-def cluster_environment(environ: Mapping[str, str], controller: str, job: bytes, workers: int) -> dict[str, str]:
-    """What all processes of the run get."""
+def cluster_environment(
+    environ: Mapping[str, str], controller: str, job: bytes, workers: int, key: Key | None
+) -> dict[str, str]:
+    """What all processes of the run get; of the key its path."""
     unwanted = {f"PS_{name}" for name in _CLUSTER} | set(ignored_variables(environ))
     env = {name: value for name, value in environ.items() if name not in unwanted}
     cores = len(os.sched_getaffinity(0))
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))  # else each takes all cores
-    return {**env, "PYTHONUNBUFFERED": "1", "PS_CONTROLLER": controller, "PS_JOB": job.hex()}
+    named = {} if key is None else {VARIABLE: key.path}
+    return {**env, **named, "PYTHONUNBUFFERED": "1", "PS_CONTROLLER": controller, "PS_JOB": job.hex()}
 
 
 def worker_environment(

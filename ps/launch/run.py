@@ -12,6 +12,7 @@ from typing import Protocol
 from ps.colocated import endpoint
 from ps.config import RunConfig
 from ps.errors import ConfigError, Error
+from ps.key import Key
 from ps.launch.ends import Failure, ended, failed
 from ps.launch.journal import Journal, make_log_dir
 from ps.launch.options import (
@@ -55,6 +56,7 @@ class Run:
     journal: Journal
     watch: Watch
     server: Sequence[str]
+    key: Key | None
     env: dict[str, str] = field(default_factory=dict)
     restarts: dict[int, int] = field(default_factory=dict)
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
@@ -96,7 +98,7 @@ class Run:
     def start(self) -> None:
         """Servers first: a worker's first message finds them."""
         address = self.control.start()
-        self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers)
+        self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers, self.key)
         for shard in range(self.config.servers):
             env = server_environment(self.env, shard, self.options.script)
             # Else a free port of its own choice; beside the workers that are all here, no port at all.
@@ -265,6 +267,7 @@ def run_cluster(
     control server, another command for servers.
     """
     try:
+        key = options.read_key()
         config, rules = options.check()
     except ConfigError as error:
         print(f"psctl run: {error}".replace("\n", " "), file=sys.stderr)
@@ -272,8 +275,8 @@ def run_cluster(
     view = open_view(options.quiet)
     control: Control | None = None
     try:
-        control = (make_control or _control_server)(config)
-        return _run(options, config, rules, control, view, server)
+        control = _control_server(config, key) if make_control is None else make_control(config)
+        return _run(options, config, rules, control, view, server, key)
     except (Error, OSError) as error:
         view.close()
         print(f"psctl run: {error}", file=sys.stderr)
@@ -284,14 +287,20 @@ def run_cluster(
             control.close()
 
 
-def _control_server(config: RunConfig) -> Control:
+def _control_server(config: RunConfig, key: Key | None) -> Control:
     from ps.control.service import ControlServer  # late: it brings grpc
 
-    return ControlServer(config, hold=True)
+    return ControlServer(config, hold=True, key=key)
 
 
 def _run(
-    options: RunOptions, config: RunConfig, rules: list[Rule], control: Control, view: View, server: Sequence[str]
+    options: RunOptions,
+    config: RunConfig,
+    rules: list[Rule],
+    control: Control,
+    view: View,
+    server: Sequence[str],
+    key: Key | None,
 ) -> int:
     log_dir = make_log_dir(options.log_dir, control.job.hex()[:6], view.note)
     if not options.quiet:
@@ -306,4 +315,4 @@ def _run(
     journal.start(config.model_dump(mode="json"), options.script, options.args)
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
         watch = Watch(control, rules, view, journal)
-        return Run(options, config, control, view, supervisor, journal, watch, server).execute()
+        return Run(options, config, control, view, supervisor, journal, watch, server, key).execute()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd
 from ps.errors import Error, OutboxFull
+from ps.key import key_of_environment
 from ps.launch.asked import Asked
 from ps.processes import ClusterPort, named, number
 from ps.server.build import build_server
@@ -48,9 +49,10 @@ def serve(listen: str, advertise: str = "", asked: Asked | None = None) -> LinkE
     asked: a signal then ends the job, whose values are lost with this server, in words.
     When the controller is gone: until all workers have left, or none has said a word for the run's timeout_s.
     Returns: how the connection to the controller has ended.
-    Raises: ConfigError when the place is taken or the controller refuses; DeadlineError when there is none.
+    Raises: ConfigError when the place is taken, the key of PS_KEY does not hold or the controller refuses;
+    DeadlineError when there is none.
     """
-    port = ClusterPort(PeerId("server"))
+    port = ClusterPort(PeerId("server"), key_of_environment())
     try:
         place = port.transport.listen(listen if "://" in listen else f"tcp://{listen}")
         if advertise:

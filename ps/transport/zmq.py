@@ -6,6 +6,9 @@ copied: libzmq reads them where they are, and a message is released once it has.
 until it is released.
 
 A routing id is the job id and the address, so that nobody who does not know the job can take a peer's place.
+
+With a key both ends of tcp prove that they have it before a message is read (`curve`). An ipc place has no file whose
+mode could guard it; there the kernel tells which user dials, key or not.
 """
 
 from __future__ import annotations
@@ -18,8 +21,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,12 @@ import zmq.utils.garbage  # its thread frees what is sent without a copy; import
 from zmq.utils.monitor import recv_monitor_message
 
 from ps.errors import ConfigError, OutboxFull
+from ps.key import Key
 from ps.transport.base import Message, Unreachable
+from ps.transport.bell import Bell
+from ps.transport.curve import OVERHEAD_BYTES, Door, lock, unlock
 from ps.transport.packing import LARGE_BYTES, packed, unpacked
+from ps.transport.ways import Flight, Way
 from ps.types import Array, PeerId
 
 FRAME_BYTES_MAX = 64 << 20  # of one buffer or header; a peer that claims more is cut off before memory is taken
@@ -40,36 +45,15 @@ LOOK_S = 0.1  # connections are looked after so often
 FLUSH_S = 1.0  # closing waits so long for what is not yet sent
 HEARTBEAT_S, SILENT_S = 10, 30  # a link that is cut for less comes back by itself
 STRANGER = "stranger:"
+LOCAL = "ipc://"
 POLLIN, NOBLOCK, SNDMORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.SNDMORE)  # enums take a microsecond each
 
 
-@dataclass(eq=False)
-class Way:
-    """A way to one peer: its socket, and what of it is not yet sent."""
-
-    to: PeerId
-    socket: zmq.Socket[bytes]
-    prefix: tuple[bytes, ...]  # the routing id, where the socket serves many peers
-    endpoint: str = ""
-    monitor: zmq.Socket[bytes] | None = None
-    looked_at: float = 0.0  # when its monitor was last read
-    down_since: float = float("inf")  # infinity: it is connected
-    queued_bytes: int = 0  # of buffers that libzmq still reads
-
-
-@dataclass(eq=False)
-class Flight:
-    """A message whose buffers libzmq still reads."""
-
-    message: Message
-    way: Way
-    nbytes: int
-    left: int  # buffers
-    views: list[weakref.ref[Array]] = field(default_factory=list)
-
-
 class ZmqTransport:
-    """One peer. `listen` makes it reachable; `endpoint_of` tells where a peer listens, None: nobody knows."""
+    """One peer. `listen` makes it reachable; `endpoint_of` tells where a peer listens, None: nobody knows.
+
+    key: of the cluster; both ends have it, or neither.
+    """
 
     def __init__(
         self,
@@ -78,11 +62,13 @@ class ZmqTransport:
         endpoint_of: Callable[[PeerId], str | None] = lambda to: None,
         *,
         queued_bytes_max: int = 256 << 20,
+        key: Key | None = None,
     ) -> None:
         self.address, self.job, self._endpoint_of = address, job, endpoint_of  # the first two hold for new ways
-        self.queued_bytes_max = queued_bytes_max
+        self.queued_bytes_max, self._key = queued_bytes_max, key
         self._context = zmq.Context(io_threads=1)
         self._router: zmq.Socket[bytes] | None = None
+        self._door: Door | None = None
         self._ways: dict[PeerId, Way] = {}
         self._sockets: list[zmq.Socket[bytes]] = []  # to receive from, the one that is next first
         self._at: dict[zmq.Socket[bytes], PeerId] = {}  # dialled sockets: who is there
@@ -109,6 +95,13 @@ class ZmqTransport:
         socket = self._socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who starts again takes its old place
+        if endpoint.startswith(LOCAL):
+            socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # anybody can read its name in /proc/net/unix
+        elif self._key is not None:
+            lock(socket, self._key)
+            if self._door is None:
+                self._door = Door(self._context, self._key)
+                self._poll.register(self._door.fd, select.POLLIN)
         try:
             socket.bind(f"{endpoint[:-1]}*" if endpoint.endswith(":0") else endpoint)
         except zmq.ZMQError as error:
@@ -203,7 +196,8 @@ class ZmqTransport:
             way.down_since = float("inf") if up else min(way.down_since, now)
         if now - way.down_since > CONNECT_S:
             way.looked_at = 0.0  # the next one is told, too
-            raise Unreachable(f"{way.to}: expected a peer at {way.endpoint}, got no answer for {CONNECT_S:g} s")
+            peer = "a peer" if self._key is None else "a peer with the same key"
+            raise Unreachable(f"{way.to}: expected {peer} at {way.endpoint}, got no answer for {CONNECT_S:g} s")
 
     def _way(self, to: PeerId) -> Way:
         """Raises: Unreachable when nobody knows where the peer is."""
@@ -229,6 +223,8 @@ class ZmqTransport:
         socket.setsockopt(zmq.ROUTING_ID, self._routing_id(self.address))
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if self._key is not None and not endpoint.startswith(LOCAL):
+            unlock(socket, self._key)
         events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
         monitor = socket.get_monitor_socket(int(events | zmq.Event.CLOSED))
         try:
@@ -284,6 +280,8 @@ class ZmqTransport:
             for socket in self._sockets:
                 socket.close(int(FLUSH_S * 1e3))
             self._sockets.clear()
+            if self._door is not None:
+                self._door.close()
         self._bell.ring()
         self._context.term()
         while self._handed:
@@ -297,6 +295,8 @@ class ZmqTransport:
             self._waits = False
             if self._closed:
                 return None
+            if self._door is not None:
+                self._door.answer()
             for _ in range(len(self._sockets)):
                 socket = self._sockets[0]
                 while (item := self._take(socket)) is not None:
@@ -326,7 +326,7 @@ class ZmqTransport:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         for option, value in (
             (zmq.LINGER, int(FLUSH_S * 1e3)),
-            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
+            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX + (OVERHEAD_BYTES if self._key is not None else 0)),
             (zmq.SNDHWM, UNSENT_MAX),
             (zmq.RCVHWM, UNREAD_MAX),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_S * 1000),
@@ -356,24 +356,6 @@ class ZmqTransport:
             if not name.startswith(STRANGER):
                 return PeerId(name)
         return PeerId(STRANGER + routing_id.hex())
-
-
-class Bell:
-    """Wakes a `poll` from any thread. Its descriptor lives as long as anybody may ring."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def ring(self) -> None:
-        os.eventfd_write(self.fd, 1)
-
-    def hush(self) -> None:
-        """The next `poll` waits again."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
 
 def _option(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:

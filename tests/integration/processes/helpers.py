@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ps.control import control_pb2 as pb
-from ps.control.rpc import SERVICE, grpc
+from ps.control.rpc import SERVICE, channel
+from ps.key import Key
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
@@ -200,10 +201,10 @@ def wait_until(what: str, true: Callable[[], bool], deadline_s: float = 10.0) ->
         time.sleep(LOOK_S)
 
 
-def status(controller: str) -> dict[str, Any]:
+def status(controller: str, key: Key | None = None) -> dict[str, Any]:
     """What the controller at "host:port" says of its cluster."""
-    with grpc.insecure_channel(controller) as channel:
-        ask = channel.unary_unary(f"/{SERVICE}/Status")
+    with channel(controller, key) as way:
+        ask = way.unary_unary(f"/{SERVICE}/Status")
         found: dict[str, Any] = json.loads(pb.StatusReply.FromString(ask(b"", timeout=10.0)).json)
     return found
 

@@ -105,6 +105,13 @@ def test_every_option_of_a_run_is_a_flag(capsys: pytest.CaptureFixture[str], ask
         (["controller", "--host", "::"], "psctl controller: --host: expected a loopback address such as 127.0.0.1"),
         (["controller", "--workers", "0"], "psctl controller: --workers: expected greater than or equal to 1"),
         (["controller", "--stop-after", "5"], "psctl controller: --stop-after: expected 10epochs, 5000clocks or"),
+        (
+            ["controller", "--key", "none"],
+            "psctl controller: --key: none: expected a key file, got No such file or dire",
+        ),
+        (["run", "--key", "/", __file__], "psctl run: --key: /: expected a key file, got "),
+        (["stop", "--key", __file__, "h:1"], f"psctl stop: --key: {__file__}: expected a file that only its owner may"),
+        (["key", __file__], f"psctl key: {__file__}: expected a name that is free, got a file that exists; choose an"),
         (["walk"], "psctl: No such command 'walk'; see psctl --help"),
     ],
 )
@@ -127,7 +134,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert info.default is None or isinstance(info.default, (bool, float)) or f"{info.default}]" in out
     commands = psctl(capsys, "--help")[1]
     assert "run         Run SCRIPT on a cluster" in commands
-    for name in ("controller", "server", "worker", "submit", "status", "stop"):
+    for name in ("controller", "server", "worker", "submit", "status", "stop", "key"):
         assert f"\n  {name} " in commands and psctl(capsys, name, "--help")[0] == 0
     assert psctl(capsys, "--version") == (0, f"psctl {ps.__version__}\n", "")
 

@@ -155,14 +155,14 @@ def test_a_file_for_an_agent(capsys: pytest.CaptureFixture[str], monkeypatch: py
     asked: list[Any] = []
     monkeypatch.delenv("PS_CONTROLLER", raising=False)
 
-    def run_agent(*given: str) -> int:
+    def run_agent(*given: str | None) -> int:
         asked.append(given)
         return 7
 
     monkeypatch.setattr("ps.launch.agent.run_agent", run_agent)
     path.write_text(f'controller = "host1:7070"\ndirectory = "{path.parent}"\nlog_dir = "logs"\n')
     assert psctl(capsys, "worker", "--config", str(path), "--log-dir", "x")[0] == 7
-    assert asked == [("host1:7070", str(path.parent), "x")]
+    assert asked == [("host1:7070", str(path.parent), "x", None)]
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,13 @@ def test_a_file_for_an_agent(capsys: pytest.CaptureFixture[str], monkeypatch: py
         ("server", 'insecure = "yes"', ":1: insecure: expected a valid boolean, got 'yes'\n"),
         ("server", 'controller = "h:1"\nlisten = "h"', ":2: listen: expected host:port, got 'h'\n"),
         ("server", 'controller = "h:1"\nlisten = "h:0"', ":2: listen: expected a loopback address such as "),
-        ("server", "workers = 2", ":1: workers: expected one of advertise, controller, insecure, listen, got an unkn"),
-        ("worker", "controler = 1", ":1: controler: expected controller, or another of controller, directory, log_dir"),
+        ("server", "workers = 2", ":1: workers: expected one of advertise, controller, insecure, key, listen, got an"),
+        ("worker", "controler = 1", ":1: controler: expected controller, or another of controller, directory, key, "),
         ("worker", "directory = ", ":1:13: expected TOML, got none: Invalid value\n"),
         ("worker", 'controller = "h:1"\ndirectory = "none"', ":2: directory: expected a folder with scripts, got "),
-        ("worker", "[worker]", ":1: worker: expected one of controller, directory, log_dir, got an unknown table\n"),
+        ("worker", "[worker]", ":1: worker: expected one of controller, directory, key, log_dir, got an unknown"),
+        ("server", 'controller = "h:1"\nkey = "none"', ":2: key: none: expected a key file, got No such file or d"),
+        ("worker", 'controller = "h:1"\nkey = "none"', ":2: key: none: expected a key file, got No such file or d"),
     ],
 )
 def test_mistakes_in_files_of_servers_and_workers(

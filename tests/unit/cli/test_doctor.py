@@ -14,9 +14,11 @@ import pytest
 from ps.cli import main as cli
 from ps.doctor import examine
 from ps.doctor.finding import Finding, ok, problem, warning
+from ps.key import make_key, read_key
 from tests.unit.control.peers import Cluster
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+KEYLESS = "ok       key: none in use: a cluster without one is for loopback, or --insecure\n"
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -32,6 +34,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """All that the machine's only check finds; no port is looked at."""
     findings: list[Finding] = []
     monkeypatch.delenv("PS_CONTROLLER", raising=False)
+    monkeypatch.delenv("PS_KEY", raising=False)
     monkeypatch.setattr(examine, "MACHINE", {"everything": lambda: findings})
     monkeypatch.setattr(examine, "port_free", lambda port: ok(f"port {port}", "free"))
     return findings
@@ -40,12 +43,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
 def test_warnings_are_no_failure(capsys: pytest.CaptureFixture[str], found: list[Finding]) -> None:
     found += [ok("cores", "8"), warning("memory", "little", "buy some")]
     lines = "ok       cores: 8\nwarning  memory: little; buy some\nok       port 7070: free\n"
-    assert doctor(capsys) == (0, lines, "")
+    assert doctor(capsys) == (0, lines + KEYLESS, "")
 
 
 def test_a_problem_is(capsys: pytest.CaptureFixture[str], found: list[Finding]) -> None:
     found += [problem("numpy", "none", "pip install numpy")]
-    assert doctor(capsys)[:2] == (1, "problem  numpy: none; pip install numpy\nok       port 7070: free\n")
+    assert doctor(capsys)[:2] == (1, "problem  numpy: none; pip install numpy\nok       port 7070: free\n" + KEYLESS)
     code, out, err = doctor(capsys, "--json")
     first = {"level": "problem", "what": "numpy", "found": "none", "remedy": "pip install numpy"}
     assert (code, err) == (1, "") and json.loads(out)["problems"] == 1 and json.loads(out)["findings"][0] == first
@@ -56,7 +59,7 @@ def test_a_terminal_sees_what_is_looked_at(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, out, err = doctor(capsys)
-    assert out == "ok       port 7070: free\n"
+    assert out == "ok       port 7070: free\n" + KEYLESS
     assert err.startswith("\r\x1b[Klooking at everything ...\r\x1b[K") and err.endswith("\r\x1b[K")
 
 
@@ -64,13 +67,15 @@ def test_the_controller_is_named_by_flag_or_variable(
     capsys: pytest.CaptureFixture[str], found: list[Finding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Cluster() as cluster:
-        first = rf"ok       controller: tried {re.escape(cluster.server.address)}: reached after \d+\.\d ms\n"
+        first = KEYLESS + rf"ok       controller: tried {re.escape(cluster.server.address)}: reached after \d+\.\d ms\n"
         assert re.match(first, doctor(capsys, "--controller", cluster.server.address)[1])
         monkeypatch.setenv("PS_CONTROLLER", cluster.server.address)
         code, out, _ = doctor(capsys)
         assert code == 0 and re.match(first, out) and "warning  server 0: not there yet; " in out
     code, out, _ = doctor(capsys)
-    assert code == 1 and out.startswith(f"problem  controller: tried {cluster.server.address}: Connection refused")
+    assert code == 1 and out.startswith(
+        f"{KEYLESS}problem  controller: tried {cluster.server.address}: Connection refused"
+    )
 
 
 def test_packages_that_are_broken_do_not_keep_it_from_the_rest() -> None:
@@ -99,3 +104,21 @@ def test_all_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: py
     code, out, err = doctor(capsys)
     assert code == 0 and err == "" and "kernels: " in out
     assert all(re.match(r"(ok     |warning)  \S.*: \S", line) for line in out.splitlines()), out
+
+
+def test_the_key_is_named(
+    capsys: pytest.CaptureFixture[str], found: list[Finding], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_key(file := str(tmp_path / "key"))
+    assert f"ok       key: {file} in use: " in doctor(capsys, "--key", file)[1]
+    with Cluster(key=read_key(file)) as cluster:
+        monkeypatch.setenv("PS_CONTROLLER", cluster.server.address)
+        code, out, _ = doctor(capsys)
+        assert code == 1 and "problem  status: controller at " in out, out
+        assert "expected one without a key, got one with a key; give the same --key FILE" in out
+        monkeypatch.setenv("PS_KEY", file)
+        code, out, _ = doctor(capsys)
+        assert code == 0 and "warning  server 0: not there yet; " in out, out
+    os.chmod(file, 0o640)
+    code, out, _ = doctor(capsys)
+    assert code == 1 and out.endswith(f"chmod 600 {file}, and make a new key if somebody may have read it\n"), out

@@ -13,6 +13,7 @@ from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd, Role
 from ps.control.link import ControlLink
 from ps.control.service import ControlServer
+from ps.key import Key
 from ps.messages import Done, Enroll, Enrolled, Place, Placed, Spec
 from ps.types import WorkerId
 
@@ -26,12 +27,14 @@ SPEC = Spec("w", (3,), "float32", 1.0, None, None, None, False)
 class Peer:
     """One link, and what came over it."""
 
-    def __init__(self, address: str, job: bytes, hello: Hello, timeout_s: float = WAIT_S) -> None:
+    def __init__(
+        self, address: str, job: bytes, hello: Hello, timeout_s: float = WAIT_S, key: Key | None = None
+    ) -> None:
         self.job = job
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.ends: queue.Queue[LinkEnd] = queue.Queue()
         self.incarnation = 0
-        self.link = ControlLink(address, hello, self._take, self._end, timeout_s)
+        self.link = ControlLink(address, hello, self._take, self._end, timeout_s, key)
 
     def _take(self, encoded: bytes) -> None:
         for body in wire.decode(encoded, self.job):
@@ -65,10 +68,17 @@ class Cluster:
     """A controller that listens; closes itself and its peers."""
 
     def __init__(
-        self, servers: int = 1, workers: int = 1, hello_s: float = WAIT_S, hold: bool = False, **options: Any
+        self,
+        servers: int = 1,
+        workers: int = 1,
+        hello_s: float = WAIT_S,
+        hold: bool = False,
+        key: Key | None = None,
+        **options: Any,
     ) -> None:
         config = RunConfig(servers=servers, workers=workers, **options)
-        self.server = ControlServer(config, hello_s=hello_s, hold=hold)
+        self.server = ControlServer(config, hello_s=hello_s, hold=hold, key=key)
+        self.key = key
         self.peers: list[Peer] = []
         self.server.start()
 
@@ -76,7 +86,7 @@ class Cluster:
         """A peer of this role; a server gets an address of its own."""
         if role == "server":
             hello.setdefault("data_address", f"tcp://127.0.0.1:{1000 + len(self.peers)}")
-        peer = Peer(self.server.address, self.server.job, Hello(role, **hello))
+        peer = Peer(self.server.address, self.server.job, Hello(role, **hello), key=self.key)
         self.peers.append(peer)
         return peer
 
