@@ -45,6 +45,14 @@ class Codecs:
         """What values of this slice are encoded with; None: they travel raw."""
         return _fitting(_built(item.options.pull_compression or self.pull), item)
 
+    def push_bytes(self, item: Slice) -> int:
+        """Bytes of payload that a push of this slice takes at most."""
+        return _bytes_max(self.of_push(item), item)
+
+    def pull_bytes(self, item: Slice) -> int:
+        """Bytes of payload that a pull of this slice takes at most."""
+        return _bytes_max(self.of_pull(item), item)
+
     def feeds_back(self, item: Slice) -> bool:
         """What a push of this slice loses, by its codec or by a refusal, travels with the next one."""
         return self._push(item).error_feedback
@@ -109,6 +117,10 @@ def checked(codec: Codec | None, frame: Frame, item: Slice) -> Codec:
         raise FrameError(f"shared buffer: expected none with codec {codec.ID}, got one")
     codec.check(frame.data, item.rows, item.columns)
     return codec
+
+
+def _bytes_max(codec: Codec | None, item: Slice) -> int:
+    return item.nbytes if codec is None else min(codec.bytes_max(item.rows, item.columns), item.nbytes)
 
 
 def _fitting(codec: Codec | Identity, item: Slice) -> Codec | None:

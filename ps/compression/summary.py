@@ -15,8 +15,8 @@ def summary(slices: Iterable[Slice], codecs: Codecs, workers: int, shared: bool)
     for item in slices:
         push, pull = codecs.of_push(item), codecs.of_pull(item)
         whole += item.nbytes
-        pushed += item.nbytes if push is None else min(push.bytes_max(item.rows, item.columns), item.nbytes)
-        pulled += item.nbytes if pull is None else min(pull.bytes_max(item.rows, item.columns), item.nbytes)
+        pushed += codecs.push_bytes(item)
+        pulled += codecs.pull_bytes(item)
         residuals += item.nbytes if push is not None and push.error_feedback else 0
         views += item.nbytes if pull is not None else 0
         for codec, found in zip((push, pull), names, strict=True):

@@ -15,6 +15,7 @@ from ps.torch.pushes import Pushes
 from ps.torch.tensors import Mirror, plain_model
 from ps.torch.twins import rate_of, twin_of
 from ps.worker.client import Client
+from ps.worker.pulling import PullFuture
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
@@ -61,13 +62,14 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._steps_here = self._cadence.carries == "delta"
         mirrors = _mirrors(plain_model(model))
         options, spec = self._settings(mirrors)
-        self._trained = {name: mirrors[name] for name in options}
         arrays = {name: one.array for name, one in mirrors.items()}
         client.register(arrays, dict.fromkeys(mirrors, Options(frozen=True)) | options, optimizer=spec)
         client.pull(out=arrays)
+        learns = {name for bundle in client.bundles for name in bundle}  # a rule of the run may have frozen some
+        self._trained = {name: mirrors[name] for name in options if name in learns}
         for one in mirrors.values():
             one.load()
-        self._pulls = Pulls(model, mirrors, client)
+        self._pulls = Pulls(model, mirrors)
         self._pushes = Pushes(self._trained, client, accumulate, clip_norm, scaler)
         if not self._steps_here:
             self._pushes.hook(self, while_computing=clip_norm is None and scaler is None)
@@ -86,15 +88,25 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.synchronize()
         for mirror in self._trained.values():
             mirror.check()
+        grads: dict[str, Any] = {}
         if self._steps_here:
             self._step_here()
         else:
             self.follow_rate()
-            self._pushes.finish(self, float(self.examples))
-        self.client.tick()
-        if self.client.clock % self._cadence.pull_every == 0:
-            self._pulls.begin()
+            grads = self._pushes.rest(self)
+        self._pulls.begin(self._end_clock(grads))
         return loss
+
+    def _end_clock(self, grads: dict[str, Any]) -> PullFuture | None:
+        """Pushes the last gradients of this clock; returns what it has asked for, if anything."""
+        client, weight = self.client, float(self.examples)
+        pulls = (client.clock + 1) % self._cadence.pull_every == 0
+        if grads and pulls:
+            return client.push_pull_later(grads, weight, out=self._pulls.arrays)
+        if grads:
+            client.push(grads, weight)
+        client.tick()
+        return client.pull_later(out=self._pulls.arrays) if pulls else None
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

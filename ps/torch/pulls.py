@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ps.torch.tensors import Mirror, outside_graphs, plain_model
-from ps.worker.client import Client
 from ps.worker.pulling import PullFuture
 
 
@@ -20,9 +19,8 @@ class Pulls:
     its begin, as nobody knows who reads them; so are all of a compiled model.
     """
 
-    def __init__(self, model: torch.nn.Module, mirrors: dict[str, Mirror], client: Client) -> None:
-        self.client = client
-        self._arrays = {name: one.array for name, one in mirrors.items()}
+    def __init__(self, model: torch.nn.Module, mirrors: dict[str, Mirror]) -> None:
+        self.arrays = {name: one.array for name, one in mirrors.items()}
         self._pending: PullFuture | None = None
         self._copied: list[Mirror] = [one for one in mirrors.values() if not one.shares]
         self._of = {id(one.parameter): name for name, one in mirrors.items()}
@@ -39,12 +37,12 @@ class Pulls:
             if names := self._names(module):
                 module.register_forward_pre_hook(self._waits_for(names))
 
-    def begin(self) -> None:
-        """Asks for all values."""
+    def begin(self, pending: PullFuture | None) -> None:
+        """All values are asked for, or none: it is not their clock."""
         if self._is_first_pass and self._called:
             self._is_first_pass = False
-            self._first = frozenset(self._arrays) - self._called
-        self._pending = self.client.pull_later(out=self._arrays)
+            self._first = frozenset(self.arrays) - self._called
+        self._pending = pending
 
     def finish(self) -> None:
         """Until all are there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ import torch
 
 from ps.errors import ConfigError
 from ps.torch.tensors import Mirror, gradient, outside_graphs
-from ps.wire import PART_BYTES
 from ps.worker.client import Client
+
+# Of gradients that wait, and of what travels of them: below, a message costs more time than its overlap saves.
+DENSE_BYTES, WIRE_BYTES = 4 << 20, 256 << 10
 
 
 class Rates(Protocol):
@@ -67,8 +69,12 @@ class Pushes:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         return True
 
-    def finish(self, optimizer: torch.optim.Optimizer, examples: float) -> None:
-        """What has not left yet leaves. Raises: ConfigError naming a gradient that was changed after it had."""
+    def rest(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The gradients of this clock that have not left yet, by name; with it the clock is over.
+
+        Raises: ConfigError naming a gradient that was changed after it had left.
+        """
+        rest: set[str] = set()
         for name, left in self._left.items():
             if _state(self.trained[name]) != left:
                 raise ConfigError(
@@ -78,10 +84,10 @@ class Pushes:
         if self.prepare(optimizer):
             rest = {name for name in self.trained if name not in self._left and _has_gradient(self.trained[name])}
             rest |= {other for name in rest for other in self._together[name]}
-            self._send([name for name in self.trained if name in rest], examples)
         self._computed.clear()
         self._ready.clear()
         self._left.clear()
+        return self._gradients(name for name in self.trained if name in rest)
 
     def _hook(self, name: str, rates: Rates) -> Callable[[torch.Tensor], None]:
         @outside_graphs
@@ -102,20 +108,20 @@ class Pushes:
         if any(self._computed.get(other, 0) < self.accumulate for other in bundle):
             return
         self._ready += bundle
-        if sum(self.trained[other].array.nbytes for other in self._ready) >= PART_BYTES:
+        if sum(self.trained[one].array.nbytes for one in self._ready) < DENSE_BYTES:
+            return
+        if self.client.push_bytes(self._ready) >= WIRE_BYTES:
             rates.follow_rate()
-            self._send(self._ready, rates.examples)
+            self.client.push(self._gradients(self._ready), weight=rates.examples)
+            self._left.update((name, _state(self.trained[name])) for name in self._ready)
             self._ready = []
 
-    def _send(self, names: list[str], examples: float) -> None:
-        grads: dict[str, Any] = {}
-        for name in names:
-            mirror = self.trained[name]
-            has_one = _has_gradient(mirror)  # what shares a slice with others travels with them
-            grads[name] = gradient(mirror.parameter) if has_one else np.zeros_like(mirror.array)
-        if grads:
-            self.client.push(grads, weight=examples)
-            self._left.update({name: _state(self.trained[name]) for name in names if _has_gradient(self.trained[name])})
+    def _gradients(self, names: Iterable[str]) -> dict[str, Any]:
+        """Zeros where there is none: what shares a slice with others travels with them."""
+        return {
+            name: gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
+            for name, mirror in ((name, self.trained[name]) for name in names)
+        }
 
 
 def _has_gradient(mirror: Mirror) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from ps.transport.base import Message
 from ps.types import Array
 
-LARGE_BYTES = 64 << 10  # buffers from here on are read where they lie; smaller ones are cheaper to copy
+LARGE_BYTES = 256 << 10  # buffers from here on are read where they lie; smaller ones are cheaper to copy than to track
 ALIGNED = 16  # where small buffers begin, so that they can be read as any dtype
 PADDING = [bytes(-length % ALIGNED) for length in range(ALIGNED)]
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
@@ -85,6 +85,11 @@ class Client:
             if s.trainable
         ]
         return list(dict.fromkeys(names))
+
+    def push_bytes(self, names: Iterable[str]) -> int:
+        """Bytes of payload that a push of these parameters takes at most, encoded as the run says."""
+        keyspace, codecs = self._worker.keyspace, self._worker.arrays.codecs
+        return sum(codecs.push_bytes(keyspace.slices[i]) for i in keyspace.slice_ids(names))
 
     @property
     def metrics(self) -> Metrics:
@@ -232,18 +237,39 @@ class Client:
         timeout: float | None = None,
     ) -> dict[str, Array]:
         """push, tick and pull in one call: one clock, one round trip, both directions at once."""
+        pull = self.push_pull_later(grads, weight, out=out, timeout=timeout)
+        try:
+            return pull.result()
+        finally:
+            pull.end()
+            self._pending = None
+
+    def push_pull_later(
+        self,
+        grads: Gradients,
+        weight: float = 1.0,
+        *,
+        out: Mapping[str, Array] | None = None,
+        timeout: float | None = None,
+    ) -> PullFuture:
+        """As `push_pull`, but returns once all is sent: see `pull_later`."""
         self._registered("push_pull")
         self._finish_pull()
-        seconds, weight, arrays = self._timeout(timeout), _weight(weight), self._checked_grads(grads)
-        wanted = self._worker.keyspace.names(None)
-        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        worker, seconds, weight, arrays = (
+            self._worker,
+            self._timeout(timeout),
+            _weight(weight),
+            self._checked_grads(grads),
+        )
+        wanted = worker.keyspace.names(None)
+        outputs = worker.arrays.outputs(wanted, self._checked_out(out, wanted))
         if self._bad(arrays):
-            self._worker.tick(seconds)
-            self._worker.pull(wanted, outputs, seconds)
+            worker.tick(seconds)
+            self._pending = worker.pull_later(wanted, outputs, seconds)
         else:
-            self._worker.push_pull(arrays, weight, wanted, outputs, seconds)
-        self._worker.reports.report()
-        return outputs
+            self._pending = worker.push_pull_later(arrays, weight, wanted, outputs, seconds)
+        worker.reports.report()
+        return self._pending
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -420,9 +446,7 @@ class Client:
         Factors that are to travel are known to be finite.
         """
         arrays = {name: grad for name, grad in grads.items() if not isinstance(grad, Factors)}
-        with np.errstate(all="ignore"):  # a finite sum proves it; one that is not may only have overflowed
-            suspects = [name for name, array in arrays.items() if not math.isfinite(np.add.reduce(array, axis=None))]
-        if bad := ", ".join(name for name in suspects if not _finite(arrays[name])):
+        if bad := ", ".join(name for name, array in arrays.items() if not kernels.all_finite(array.reshape(-1))):
             self.metrics.count("nonfinite_pushes")
             log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, bad)
         return bad
@@ -458,10 +482,6 @@ def _fitted(grad: Any, parameter: Parameter) -> Array:
         with np.errstate(over="ignore"):  # what overflows is found as Inf
             array = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
     return array
-
-
-def _finite(array: Array) -> bool:
-    return kernels.all_finite(array.reshape(-1))
 
 
 def _mapping(call: str, value: Any) -> Mapping[str, Any]:

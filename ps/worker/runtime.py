@@ -137,25 +137,26 @@ class Worker:
 
     # ---- push, pull, tick -------------------------------------------------------------------------------------------
 
-    def push_pull(
+    def push_pull_later(
         self, grads: Pushed, weight: float, names: list[str], outputs: dict[str, Array], timeout_s: float
-    ) -> None:
+    ) -> PullFuture:
         """One clock. Tick and pull go ahead of the push, so that values come back while the rest still leaves."""
         session, pushing = self.session, self.pushing
         if session.model.cadence.accumulates or session.model.cadence.lazy:
             self.verdicts.pop(pushing.push(grads, weight, True, timeout_s), None)
             self.tick(timeout_s)
-            self.pull(names, outputs, timeout_s)
-            return
+            return self.pull_later(names, outputs, timeout_s)
         ids, thin, take = pushing.ready(grads, True, timeout_s)
         entry, parts = session.push(ids, weight, self.port.now(), thin)
         self.perform(session.tick(self.port.now()))
         pull = self._begin_pull(names, outputs, timeout_s)  # no poll before: the push has no frames to send again
         try:
             del self.verdicts[pushing.send(entry, parts, take)]
-            pull.result()
-        finally:
+        except BaseException:
             pull.end()
+            raise
+        self._outbox.flush()  # servers that no part of the push was for
+        return pull
 
     def pull(self, names: list[str], outputs: dict[str, Array], timeout_s: float) -> None:
         """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
