@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
@@ -35,29 +36,30 @@ class UnderWay:
 
 
 class Pool:
-    """Free buffers by (dtype, size). Safe to use from any thread."""
+    """Free buffers by dtype (its character: a name takes microseconds) and size. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._free: dict[tuple[str, int], list[Array]] = {}
         self.lock = threading.Lock()
 
-    def take(self, dtype: str, size: int) -> Buffer:
+    def take(self, dtype: np.dtype[Any] | str, size: int) -> Buffer:
         """A buffer of `size` elements with one holder, its content arbitrary."""
+        key = (np.dtype(dtype).char, size)
         with self.lock:
-            free = self._free.get((dtype, size))
+            free = self._free.get(key)
             array = free.pop() if free else None
         return Buffer(self, np.empty(size, dtype) if array is None else array)
 
     def copy(self, array: Array) -> Buffer:
         """A buffer with this content, and one holder."""
-        copied = self.take(array.dtype.name, array.size)
+        copied = self.take(array.dtype, array.size)
         np.copyto(copied.array, array)
         return copied
 
     def give_back(self, array: Array) -> None:
         """For `Buffer.release` alone."""
         with self.lock:
-            self._free.setdefault((array.dtype.name, array.size), []).append(array)
+            self._free.setdefault((array.dtype.char, array.size), []).append(array)
 
 
 class Buffer:

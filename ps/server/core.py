@@ -69,6 +69,7 @@ class Shard:
         self.slices = Slices(self.desk)
         self.membership = Membership(self.desk)
         self.pulls = Pulls(self.desk, self.slices, self.gate)
+        self._woken: set[int] | None = set()
 
     @property
     def optimizer(self) -> Optimizer:
@@ -82,8 +83,11 @@ class Shard:
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
-    def handle(self, message: Any, now: float) -> list[Action]:
-        """One message of a worker or of the controller. A PeerError becomes a Rejected to its sender."""
+    def handle(self, message: Any, now: float, more: bool = False) -> list[Action]:
+        """One message of a worker or of the controller. A PeerError becomes a Rejected to its sender.
+
+        more: others came with it; what can be answered or started is left to `go_on` after the last of them.
+        """
         self.desk.now = now
         worker = getattr(message, "worker", None) if hasattr(message, "incarnation") else None
         self.desk.cause = self.desk.cause if worker is None else int(worker)
@@ -95,7 +99,12 @@ class Shard:
                 raise
             incarnation = int(getattr(message, "incarnation", 0))
             self.desk.send(worker, Rejected(incarnation, str(error), fenced=False))
-        return self.desk.take_actions()
+        return self._end(more)
+
+    def go_on(self, now: float) -> list[Action]:
+        """What the messages that came together have made possible."""
+        self.desk.now = now
+        return self._end()
 
     def on_applied(self, commits: list[Commit], now: float) -> list[Action]:
         """The commits are in the values."""
@@ -124,41 +133,41 @@ class Shard:
         gathers = isinstance(self.engine, Rounds)
         for worker in sorted(touched):
             gathers |= self._close_ticks(worker)
-        self._progress(None if gathers else touched)
-        return self.desk.take_actions()
+        self._wake(None if gathers else touched)
+        return self._end()
 
-    def on_bad_payload(self, push: Push, why: str, now: float) -> list[Action]:
+    def on_bad_payload(self, push: Push, why: str, now: float, more: bool = False) -> list[Action]:
         """The runtime found bytes or numbers that no honest worker sends: refused whole, the worker is fenced."""
         self.desk.now = now
         if self.membership.is_welcome(push):
             self.members[push.worker].fenced = True
             self.desk.send(push.worker, Rejected(push.incarnation, f"worker {push.worker}: {why}; it is fenced", True))
-        return self.desk.take_actions()
+        return self._end(more)
 
     # ---- who may speak ----------------------------------------------------------------------------------------------
 
-    def on_init(self, worker: int, slice_E: Int64, now: float) -> list[Action]:
+    def on_init(self, worker: int, slice_E: Int64, now: float, more: bool = False) -> list[Action]:
         """Initial values came; the first that came stay."""
         self.desk.now = now
         try:
             index_E = self.slices.local(slice_E)
         except PeerError as error:
             self.desk.send(worker, Rejected(0, str(error), fenced=False))
-            return self.desk.take_actions()
+            return self._end(more)
         places = [p for p, index in enumerate(index_E) if not self.ledger.ready_S[index]]
         if places:
             self.desk.actions.append(Store(places, index_E[places].tolist()))
             self.desk.record(Initialised(index_E[places]))
             self.desk.nudge()  # a round without pushes may have been complete already
         self.desk.send(worker, InitDone(slice_E))
-        self._progress(None)
-        return self.desk.take_actions()
+        self._wake(None)
+        return self._end(more)
 
-    def read(self, to: PeerId, read: Read, now: float) -> list[Action]:
+    def read(self, to: PeerId, read: Read, now: float, more: bool = False) -> list[Action]:
         """A reader's request: the current values, at once; nothing while some are not initialised (it asks again)."""
         self.desk.now = now
         self.pulls.read(to, read)
-        return self.desk.take_actions()
+        return self._end(more)
 
     def _dispatch(self, message: Any) -> None:
         match message:
@@ -166,19 +175,20 @@ class Shard:
                 self._push(message)
             case Pull():
                 self.pulls.park(message)
+                self._wake({message.worker})
             case Tick():
                 self._tick(message)
             case Ask():
                 self._ask(message)
             case Join():
                 self.membership.join(message)
-                self._progress(None)
+                self._wake(None)
             case Leave():
                 self.membership.leave(message)
-                self._progress(None)
+                self._wake(None)
             case Lost():
                 self.membership.lost(message)
-                self._progress(None)
+                self._wake(None)
             case Read():
                 raise AssertionError("the runtime answers readers by `read`")
             case Place():
@@ -193,7 +203,7 @@ class Shard:
                 self.membership.make_room(int(worker))
                 self.engine.rest(worker, resting)
                 self.desk.actions.append(Send(CONTROLLER, Confirmed(self.shard, order)))
-                self._progress(None)
+                self._wake(None)
             case _:
                 raise PeerError(f"shard {self.shard}: expected a message for servers, got {type(message).__name__}")
 
@@ -236,7 +246,7 @@ class Shard:
         self.desk.send_verdicts({worker: settled})
         self._send_gaps(worker, gaps)
         self._close_ticks(worker)
-        self._progress({worker})
+        self._wake({worker})
 
     def _ask(self, ask: Ask) -> None:
         settled: list[tuple[int, int, int, int]] = []
@@ -279,7 +289,7 @@ class Shard:
             member.clock = tick.clock + 1
             closed = self._close_ticks(worker)
             opens_others = closed and isinstance(self.engine, Arrivals)  # in rounds only a commit does
-            self._progress(None if opens_others else {worker})
+            self._wake(None if opens_others else {worker})
         elif not member.ticks:  # else the answer to the open one covers it
             self.desk.send(worker, Ticked(tick.incarnation, tick.clock, tick.clock == member.late_clock))
 
@@ -303,12 +313,19 @@ class Shard:
             self.desk.send(worker, Ticked(int(self.ledger.incarnation_W[worker]), Clock(tick.clock), tick.late))
         return closed_one
 
-    def _progress(self, woken: set[int] | None) -> None:
-        """Answers pulls that have become open (`woken`: whose, None: everybody's), then starts what can start.
+    def _wake(self, woken: set[int] | None) -> None:
+        """Pulls of these workers (None: of all) may have become open, commits due."""
+        self._woken = None if woken is None or self._woken is None else self._woken | woken
+
+    def _end(self, more: bool = False) -> list[Action]:
+        """Answers pulls that have become open, then starts what can start.
 
         In this order: a commit may be done as soon as it starts, and the versions that are answered must be there.
         """
-        for worker in range(len(self.members)) if woken is None else sorted(woken):
-            if self.members[worker].pulls:
-                self.pulls.answer_open(worker)
-        self.desk.apply()
+        if not more and self._woken != set():
+            for worker in range(len(self.members)) if self._woken is None else sorted(self._woken):
+                if self.members[worker].pulls:
+                    self.pulls.answer_open(worker)
+            self._woken = set()
+            self.desk.apply()
+        return self.desk.take_actions()

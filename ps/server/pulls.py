@@ -22,7 +22,7 @@ class Pulls:
         self.desk, self.slices, self.gate = desk, slices, gate
 
     def park(self, pull: Pull) -> None:
-        """Answers at once what is open; asked again, it says for whom the rest waits."""
+        """Takes the pull down, to be answered as far as it is open; asked again, it says for whom the rest waits."""
         if not self.desk.ledger.live_W[pull.worker]:
             return  # a copy that came after its Leave
         member, index_E = self.desk.members[pull.worker], self.slices.local(pull.slice_E)
@@ -35,9 +35,10 @@ class Pulls:
         since = self.desk.now if parked is None else parked.since
         mark_E = pull.mark_K if len(pull.mark_K) else np.zeros(len(index_E), np.int64)
         member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, mark_E, since)
-        self.answer_open(pull.worker)
-        if parked is not None and pull.id in member.pulls:
-            self.desk.send(pull.worker, self.gate.why_waiting(pull, index_E, self.desk.now))
+        if parked is not None:
+            self.answer_open(pull.worker)
+            if pull.id in member.pulls:
+                self.desk.send(pull.worker, self.gate.why_waiting(pull, index_E, self.desk.now))
 
     def answer_open(self, worker: int) -> None:
         """Answers parked pulls as far as the gate is open; a part only when it is worth a message."""

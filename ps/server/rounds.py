@@ -115,7 +115,7 @@ class Rounds:
             awaited_WS = (counts_W & ~self.resting_W)[:, None] & ~delivered_WS
             complete_S |= (delivered_S > 0) & ~awaited_WS.any(axis=0)
         free_S = (self.open_S == self.ledger.version_S) & self.ledger.ready_S
-        return [self._start(int(i)) for i in np.flatnonzero(complete_S & free_S)]
+        return [self._start(i) for i in (complete_S & free_S).nonzero()[0].tolist()]
 
     def applied(self, commit: Commit) -> list[Refused]:
         """The commit is in the ledger; what came during it is settled now."""
@@ -154,7 +154,7 @@ class Rounds:
         number = int(self.open_S[index])
         self.open_S[index] += 1
         entries = self.rounds[index].pop(number, {})
-        finished = np.flatnonzero(self.done_WS[:, index] > number).tolist()
+        finished = (self.done_WS[:, index] > number).nonzero()[0].tolist()
         pushes = tuple(push for w in finished for push in entries.pop(w, ()))
         late = tuple((w, push.seq) for w in sorted(entries) for push in entries[w])
         return Commit(

@@ -76,24 +76,27 @@ class Server:
         self._outbox.retry()
         self.metrics.count("header_bytes", len(message.header), direction="received")
         try:
-            *small, last = wire.decode(message.header, self.job)
+            bodies = wire.decode(message.header, self.job)
         except FrameError as error:
             self._refuse(sender, error, wire.claimed_job(message.header))
             message.release()
             return
-        for body in small:
-            self._take(sender, body, Held(Message(b""), 1))
-        self._take(sender, last, Held(message, 1))
+        more = len(bodies) > 1
+        for body in bodies[:-1]:
+            self._take(sender, body, Held(Message(b""), 1), more)
+        self._take(sender, bodies[-1], Held(message, 1), more)
+        if more:
+            self._perform(self.shard.go_on(now))
         self._outbox.flush()
 
-    def _take(self, sender: PeerId, body: Any, held: Held) -> None:
+    def _take(self, sender: PeerId, body: Any, held: Held, more: bool) -> None:
         """One message; the buffers of `held` are its own."""
         if isinstance(body, Probe):
             echo = Message(wire.encode(self.job, body), held.message.buffers, held.release)
             self._outbox.hand_over(sender, echo, keep=False)
             return
         try:
-            self._perform(self._decide(sender, body, held.message), held, body)
+            self._perform(self._decide(sender, body, held.message, more), held, body)
         except PeerError as error:
             self._refuse(sender, error, self.job)
         held.release()
@@ -115,23 +118,23 @@ class Server:
 
     # ---- deciding ---------------------------------------------------------------------------------------------------
 
-    def _decide(self, sender: PeerId, body: Any, message: Message) -> list[Action]:
+    def _decide(self, sender: PeerId, body: Any, message: Message, more: bool) -> list[Action]:
         match body:
             case Push():
                 if (why := self._bad_push(body, message.buffers)) is not None:
                     self.metrics.count("rejected_messages")
-                    return self.shard.on_bad_payload(body, why, self._now)
+                    return self.shard.on_bad_payload(body, why, self._now, more)
                 self.metrics.count("push_messages", direction="received")
                 self.metrics.count("push_bytes", sum(b.nbytes for b in message.buffers), direction="received")
             case Init():
                 if (why := self._bad_values(body.slice_E, message.buffers)) is not None:
                     raise PeerError(why)
-                return self.shard.on_init(body.worker, body.slice_E, self._now)
+                return self.shard.on_init(body.worker, body.slice_E, self._now, more)
             case Read():
-                return [] if (sender, body.id) in self._answering else self.shard.read(sender, body, self._now)
+                return [] if (sender, body.id) in self._answering else self.shard.read(sender, body, self._now, more)
             case Pull() if not body.late and (worker_peer(body.worker), body.id) in self._answering:
                 return []  # asked again over a slow link: the answer is on its way
-        return self.shard.handle(body, self._now)
+        return self.shard.handle(body, self._now, more)
 
     def _bad_values(self, slice_E: Any, buffers: Sequence[Array]) -> str | None:
         """Why these buffers cannot be values of these slices; None when they can."""

@@ -132,7 +132,7 @@ class Values:
         index = commit.slice
         old = self.current[index]
         in_place = old.holders == 1
-        new = old if in_place else self.pool.take(old.array.dtype.name, old.array.size)
+        new = old if in_place else self.pool.take(old.array.dtype, old.array.size)
         options = self.slices[index].options
         decay = self.optimizer.weight_decay if options.weight_decay is None else options.weight_decay
         base = self.base.get((commit.contributions[0].worker, index))
@@ -151,7 +151,7 @@ class Values:
         """The gradient clipped by value, where the run asks for it."""
         if self.clip_value is None:
             return None
-        buffer = self.pool.take(grad_N.dtype.name, grad_N.size)
+        buffer = self.pool.take(grad_N.dtype, grad_N.size)
         np.clip(grad_N, -self.clip_value, self.clip_value, out=buffer.array)
         return buffer
 

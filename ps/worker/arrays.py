@@ -67,7 +67,7 @@ class Arrays:
         total_N = self.summed.get(slice_id)
         if total_N is None:
             total_N = self.summed[slice_id] = np.zeros(grad_N.size, grad_N.dtype)
-        scaled = self.pool.take(grad_N.dtype.name, grad_N.size)
+        scaled = self.pool.take(grad_N.dtype, grad_N.size)
         kernels.scale_into(grad_N, weight, scaled.array)
         total_N += scaled.array
         scaled.release()

@@ -155,7 +155,7 @@ class Encoder:
         memory = self.memory.get(slice_id)
         if memory is None or memory.residual_N is None:
             return grad
-        whole = self.pool.take(grad.array.dtype.name, grad.array.size) if grad.lent else grad
+        whole = self.pool.take(grad.array.dtype, grad.array.size) if grad.lent else grad
         kernels.add(grad.array, memory.residual_N, whole.array)
         memory.residual_N.fill(0)
         if self.codec(slice_id) is None:
