@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 import pytest
 
+from ps.buffers import Pool
 from ps.compression import COMPRESSORS, Memory, compressor
 from ps.compression.base import Codec
 from ps.compression.fp16 import Fp16
@@ -69,6 +71,30 @@ class Careless(Fp16):
         pass
 
 
+@dataclass(frozen=True)
+class Unfair(Fp16):
+    """Its mean forgets the weights."""
+
+    def mean(self, frames: Sequence[UInt8], weights: Sequence[float], total: float, out_N: Float32) -> None:
+        super().mean(frames, [1.0] * len(frames), total, out_N)
+
+
+@dataclass(frozen=True)
+class Lame(Fp16):
+    """Its move leaves the view where it was."""
+
+    def move(self, w_N: Float32, view_N: Float32, memory: Memory, frame: UInt8, pool: Pool) -> int | None:
+        return super().move(w_N, view_N.copy(), memory, frame, pool)
+
+
+@dataclass(frozen=True)
+class Blind(Fp16):
+    """Its move does not look for NaN."""
+
+    def move(self, w_N: Float32, view_N: Float32, memory: Memory, frame: UInt8, pool: Pool) -> int | None:
+        return super().move(np.nan_to_num(w_N), view_N, memory, frame, pool)
+
+
 SHARES = (1 / n for n in count(2))
 
 
@@ -88,6 +114,9 @@ class Moody(Fp16):
         (Heavy(), "decode_add is not"),
         (Careless(), "differs from given"),
         (Moody(), "other bytes"),
+        (Unfair(), "mean is not"),
+        (Lame(), "move is not"),
+        (Blind(), "move takes NaN"),
     ],
 )
 def test_a_broken_codec_is_caught(broken: Codec, text: str) -> None:

@@ -232,7 +232,7 @@ def test_a_refusal_stays_short_whatever_came() -> None:
 
 def test_a_longer_header_than_allowed_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "HEADER_BYTES_MAX", 10)
-    assert refusal(wire.encode(JOB, JOIN)) == "header: expected at most 10 bytes, got 23"
+    assert refusal(wire.encode(JOB, JOIN)) == "header: expected at most 10 bytes, got 24"
 
 
 # ---- any bytes at all -----------------------------------------------------------------------------------------------
