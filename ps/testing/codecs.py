@@ -20,17 +20,20 @@ def check_codec(codec: Codec, *, conserves: bool = True) -> None:
 
     For slices of several shapes, zeros, subnormal and huge numbers among them: a frame fits `bytes_max`, passes its own
     `check` and decodes to finite numbers; `decode_add` adds float32(weight) times what `decode` gives; the gradient
-    stays as it was; a replay gives the same bytes; `mean` and `move` give those of their definitions; `check` refuses a frame that is cut or of another slice. With error
-    feedback, what was sent, refunded and left sums up to what was given (G1, G9). conserves: False for a codec that
-    says it loses something for good, or adds something of its own, such as momentum.
+    stays as it was; a replay gives the same bytes; `mean` and `move` give those of their definitions in `Codec`;
+    `check` refuses a frame that is cut or of another slice. With error feedback, what was sent, refunded and left sums
+    up to what was given (G1, G9). conserves: False for a codec that says it loses something for good, or adds something
+    of its own, such as momentum.
     """
     for rows, columns in SHAPES:
         for kind, grad_N in _gradients(rows * columns).items():
             _check_frame(codec, rows, columns, grad_N, f"{codec}, {rows} x {columns}, {kind}")
         _check_replay(codec, rows, columns)
-        _check_fused(codec, rows, columns)
         if conserves and codec.error_feedback:
             _check_conservation(codec, rows, columns)
+        _check_mean(codec, rows, columns)
+        if codec.PULLS is None:
+            _check_move(codec, rows, columns)
 
 
 def _gradients(n: int) -> dict[str, Float32]:
@@ -82,26 +85,30 @@ def _check_replay(codec: Codec, rows: int, columns: int) -> None:
     assert runs[0] == runs[1], f"{codec}, {rows} x {columns}: equal gradients and seeds give other bytes"
 
 
-def _check_fused(codec: Codec, rows: int, columns: int) -> None:
-    """A codec may compute `mean` and `move` in one pass of its own: to the bytes of what `Codec` says they are."""
-    where, rng = f"{codec}, {rows} x {columns}", np.random.default_rng(7)
-    grads = [rng.standard_normal(rows * columns).astype(np.float32) for _ in range(3)]
+def _check_mean(codec: Codec, rows: int, columns: int) -> None:
+    """A codec may compute it in one pass of its own: to the bytes of what `Codec.mean` says."""
+    grads = [np.random.default_rng(seed).standard_normal(rows * columns).astype(np.float32) for seed in range(3)]
     frames = [_encoded(codec, grad, codec.memory(rows, columns)) for grad in grads]
     got_N, wanted_N = np.ones_like(grads[0]), np.zeros_like(grads[0])
     codec.mean(frames, (0.3, 1.0, 7.0), 8.3, got_N)
     Codec.mean(codec, frames, (0.3, 1.0, 7.0), 8.3, wanted_N)
-    assert got_N.tobytes() == wanted_N.tobytes(), f"{where}: mean is not the weighted sum of what decodes, divided"
+    same = got_N.tobytes() == wanted_N.tobytes()
+    assert same, f"{codec}, {rows} x {columns}: mean is not the weighted sum of what decodes, divided"
 
-    moved = []
+
+def _check_move(codec: Codec, rows: int, columns: int) -> None:
+    """As `_check_mean`, for what the codecs of pulls do."""
+    where, rng = f"{codec}, {rows} x {columns}", np.random.default_rng(7)
+    w_N, before_N = rng.standard_normal((2, rows * columns)).astype(np.float32)
+    moved, frame = [], np.zeros(codec.bytes_max(rows, columns), np.uint8)
     for move in (codec.move, partial(Codec.move, codec)):
-        memory, view_N = Memory(rows, columns, None), grads[0].copy()
-        frame = np.zeros(codec.bytes_max(rows, columns), np.uint8)
-        length = move(grads[1], view_N, memory, frame, Pool())
+        view_N = before_N.copy()
+        length = move(w_N, view_N, Memory(rows, columns, None), frame, Pool())
         moved.append((length, frame[:length].tobytes(), view_N.tobytes()))
     assert moved[0] == moved[1], f"{where}: move is not an encoded difference, added to the view"
-    grads[1][:1] = np.nan
-    said = codec.move(grads[1], grads[0].copy(), Memory(rows, columns, None), frame, Pool())
-    assert not grads[1].size or said is None, f"{where}: move takes NaN"
+    w_N[:1] = np.nan
+    length = codec.move(w_N, before_N, Memory(rows, columns, None), frame, Pool())
+    assert not w_N.size or length is None, f"{where}: move takes NaN"
 
 
 def _check_conservation(codec: Codec, rows: int, columns: int) -> None:
