@@ -200,8 +200,3 @@ def topk_select(n: int) -> Work:
 def all_finite(n: int) -> Work:
     return Work(lambda: kernels.all_finite(normal(n)), 4 * n, (np.array([kernels.all_finite(normal(n))]),))
 
-
-@in_cache_and_in_memory
-def copy_finite(n: int) -> Work:
-    out = np.zeros(n, np.float32)
-    return Work(lambda: kernels.copy_finite(normal(n), out), 8 * n, (out,))

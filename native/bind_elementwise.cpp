@@ -23,11 +23,6 @@ void bind_all(nb::module_& m) {
         Released released(n * sizeof(T));
         return kernels<T>().all_finite(n, x.data());
     }, arg("x"));
-    m.def("copy_finite", [](In<T> x, Out<T> out) {
-        const size_t n = length(x, out);
-        Released released(n * sizeof(T));
-        return kernels<T>().copy_finite(n, x.data(), out.data());
-    }, arg("x"), arg("out"));
     m.def("weighted_sum", [](std::vector<In<T>> grads, std::vector<double> weights, double total, Out<T> out) {
         const size_t n = out.shape(0);
         if (grads.empty() || grads.size() != weights.size()) throw nb::value_error("expected one weight per gradient");

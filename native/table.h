@@ -12,7 +12,6 @@ using std::size_t;
 template <typename T>
 struct Elementwise {
     bool (*all_finite)(size_t n, const T* x);
-    bool (*copy_finite)(size_t n, const T* x, T* out);
     void (*weighted_sum)(size_t n, size_t count, const T* const* grads, const T* weights, T total, T* out);
     void (*scale_into)(size_t n, const T* x, T factor, T* out);
     void (*divide)(size_t n, const T* x, T total, T* out);

@@ -82,7 +82,7 @@ class Codecs:
             kernels.weighted_sum(data, weights, total, out_N)
         elif codecs.isdisjoint((RAW, FACTORS)):
             self._of_frame(item).mean(data, weights, total, out_N)
-        else:
+        else:  # some with a codec, some as they are
             out_N.fill(0.0)
             for frame, weight in zip(frames, weights, strict=True):
                 if frame.codec == RAW:

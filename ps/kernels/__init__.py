@@ -20,7 +20,6 @@ from ps.kernels.quantise import INT8_LEVELS, bits_of_levels, random_key, unit_ma
 from ps.kernels.walk import blocks
 
 all_finite = kernel(basic.all_finite)
-copy_finite = kernel(basic.copy_finite)
 weighted_sum = kernel(basic.weighted_sum)
 scale_into = kernel(basic.scale_into)
 divide = kernel(basic.divide)
@@ -86,7 +85,6 @@ __all__ = [
     "blocks",
     "compensate",
     "compensate_adaptive",
-    "copy_finite",
     "divide",
     "factors_add",
     "ftrl",

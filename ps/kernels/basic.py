@@ -51,12 +51,6 @@ def all_finite(x: Float) -> bool:
     return all(bool(np.isfinite(x[start : start + BLOCK]).all()) for start in range(0, x.size, BLOCK))
 
 
-def copy_finite(x: Float, out: Float) -> bool:
-    """out = x, and whether no element is NaN or infinite: one pass where native. Shapes: (n,)."""
-    np.copyto(out, x)
-    return all_finite(out)
-
-
 def sum_of_squares(x: Float) -> float:
     """The squared 2-norm, in float64 whatever the dtype, block by block."""
     return sum(float(np.sum(np.square(x_B, dtype=np.float64))) for (x_B,) in blocks(x))
