@@ -199,4 +199,3 @@ def topk_select(n: int) -> Work:
 @in_cache_and_in_memory
 def all_finite(n: int) -> Work:
     return Work(lambda: kernels.all_finite(normal(n)), 4 * n, (np.array([kernels.all_finite(normal(n))]),))
-

@@ -41,6 +41,20 @@ def percent_right(output: str) -> float:
     return float(found)
 
 
+def test_adult_learns_as_its_header_says(data_dir: Path, tmp_path: Path) -> None:
+    flags = ["--workers", "2", "--log-dir", str(tmp_path), str(EXAMPLES / "adult.py"), "--data", str(data_dir)]
+    command = [sys.executable, "-m", "ps.cli.main", "run", *flags, "--epochs", "3"]
+    done = subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, capture_output=True, check=False)
+    found = re.search(r"test accuracy ([\d.]+) %, (\d+) of 123", done.stdout + done.stderr)
+    assert done.returncode == 0 and found is not None, done.stdout + done.stderr
+    assert float(found[1]) > 84.5 and int(found[2]) > 20
+
+
+def test_adult_without_data_says_what_it_needs(tmp_path: Path) -> None:
+    done = run("adult.py", "--data", str(tmp_path), capture_output=True)
+    assert done.returncode == 1 and "expected a folder with a9a/a9a" in done.stderr
+
+
 def run_in_terminal(script: str, *flags: str, cwd: Path) -> str:
     """What an example writes to a terminal; it must succeed."""
     ours, theirs = pty.openpty()

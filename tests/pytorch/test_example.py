@@ -1,4 +1,4 @@
-"""The example for PyTorch, as its header says to start it."""
+"""The examples for PyTorch, as their headers say to start them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,33 @@ CHECKOUT = Path(__file__).resolve().parents[2]
     "flags", [[], ["--consistency", "local:every=4", "--optimizer", "sgd:lr=1"]], ids=["bsp", "local"]
 )
 def test_two_workers_learn_digits(flags: list[str], tmp_path: Path) -> None:
+    output = psctl_run(flags, "digits_torch.py", ["--epochs", "12"], tmp_path)
+    found = re.search(r"test accuracy ([\d.]+) % after (\d+) clocks", output)
+    assert found is not None and float(found[1]) > 90, output
+
+
+def psctl_run(flags: list[str], script: str, own: list[str], tmp_path: Path) -> str:
+    """What two workers print; they must succeed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PS_")}
     command = [sys.executable, "-m", "ps.cli.main", "run", "--workers", "2", "--log-dir", str(tmp_path), *flags]
     done = subprocess.run(
-        [*command, str(CHECKOUT / "examples" / "digits_torch.py"), "--epochs", "12"],
+        [*command, str(CHECKOUT / "examples" / script), *own],
         env={**env, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    found = re.search(r"test accuracy ([\d.]+) % after (\d+) clocks", done.stdout + done.stderr)
-    assert done.returncode == 0 and found is not None, done.stdout + done.stderr
-    assert float(found[1]) > 90
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "text", "at_most"),
+    [
+        ("movies.py", ["--epochs", "4"], r"test RMSE ([\d.]+) after 320 clocks", 1.0),
+        ("shakespeare.py", ["--steps", "50"], r"([\d.]+) nats per letter of the test part after 50", 2.9),
+    ],
+)
+def test_two_workers_learn_real_data(
+    script: str, flags: list[str], text: str, at_most: float, data_dir: Path, tmp_path: Path
+) -> None:
+    output = psctl_run([], script, [*flags, "--data", str(data_dir)], tmp_path)
+    found = re.search(text, output)
+    assert found is not None and float(found[1]) < at_most, output
