@@ -4,15 +4,19 @@ python examples/digits_torch.py                                          # one w
 psctl run --workers 2 examples/digits_torch.py --data FOLDER             # MNIST: 96.9 %, as alone
 psctl run --workers 2 examples/digits_torch.py --data FOLDER --model cnn --epochs 2                      # 98.6 %
 psctl run --workers 2 --consistency ssp:staleness=3 --compression onebit examples/digits_torch.py --data FOLDER
-psctl run --workers 2 --consistency local:every=20 --optimizer nesterov:lr=0.7,decay=0.9 examples/digits_torch.py
+psctl run --workers 2 --consistency local:every=20 --optimizer nesterov:lr=0.7,decay=0.9 examples/digits_torch.py \\
+    --data FOLDER --by-class       # DiLoCo, each worker with five of the digits: 93.3 %; 96.8 % under bsp
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from digits import load  # type: ignore[import-not-found, unused-ignore]
 from torch import nn
@@ -21,6 +25,7 @@ import ps
 import ps.torch
 
 LOG_EVERY = 20  # clocks
+Array = np.ndarray[Any, Any]
 
 
 def make_model(kind: str, side: int) -> nn.Module:
@@ -33,12 +38,21 @@ def make_model(kind: str, side: int) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, side, side)), *convolutions, *head)
 
 
+def own_classes(x: Array, y: Array, client: ps.Client, batch: int, epochs: int) -> Iterator[tuple[Array, Array]]:
+    """Batches of this worker's classes only: data that stays where it arose (non-IID)."""
+    mine = np.array_split(np.argsort(y, kind="stable"), client.size)[client.rank]
+    while client.clock < epochs * ps.data.steps_per_epoch(len(y), client.size, batch) and not client.should_stop:
+        rows = np.random.default_rng((client.seed, client.clock, client.rank)).choice(mine, batch)
+        yield x[rows], y[rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("PS_DATA"), help="folder with MNIST [PS_DATA]")
     parser.add_argument("--model", choices=["mlp", "cnn"], default="mlp")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--by-class", action="store_true", help="each worker has only some of the digits")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     data = load(None if given.data is None else Path(given.data))
@@ -47,7 +61,9 @@ def main() -> None:
     with ps.connect() as client:
         own = torch.optim.SGD(model.parameters(), given.lr, momentum=0.9)
         optimizer = ps.torch.DistributedOptimizer(own, model, client)
-        for images, labels in ps.data.shard((x, y), client, batch=data.batch, epochs=given.epochs or data.epochs):
+        epochs = given.epochs or data.epochs
+        shared = ps.data.shard((x, y), client, batch=data.batch, epochs=epochs)
+        for images, labels in own_classes(x, y, client, data.batch, epochs) if given.by_class else shared:
             optimizer.zero_grad()
             optimizer.examples = len(images)
             loss = nn.functional.cross_entropy(model(torch.from_numpy(images)), torch.from_numpy(labels))
