@@ -1,7 +1,9 @@
 """The exchange of mlp_torch.py without `ps`: the same network, kernels and frames over bare ZeroMQ, workers in step.
 
-No exactly-once, no deadlines, no placement, nothing checked but numbers: what this machine leaves for those. Start
-`mlp_bare.py server ENDPOINT --workers W`, then W times `mlp_bare.py worker ENDPOINT`.
+No exactly-once, no deadlines, no placement, nothing checked but numbers: what this machine leaves for those.
+
+    python -m benchmarks.mlp_bare server tcp://127.0.0.1:7272 --workers 2 &
+    python -m benchmarks.mlp_bare worker tcp://127.0.0.1:7272                    # as often as there are workers
 """
 
 from __future__ import annotations
@@ -58,11 +60,12 @@ def serve(endpoint: str, workers: int) -> None:
     pool, peers = Pool(), set[bytes]()
     linear = [module for module in network() if isinstance(module, torch.nn.Linear)]
     values = [[Values(module.weight.numel()), Values(module.bias.numel())] for module in linear]
-    began = 0.0
-    while True:
+    began, working = 0.0, workers
+    while working:
         peer, layer, *frames = socket.recv_multipart(copy=False)
         if not frames:
-            break
+            working -= 1
+            continue
         began = began or cpu_s()
         peers.add(peer.bytes)
         pair = values[int(layer.bytes)]

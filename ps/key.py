@@ -72,8 +72,10 @@ def make_key(path: str) -> None:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, MODE)  # whatever the umask
             file.write(content)
-    except OSError as error:
+    except BaseException as error:
         os.unlink(path)
+        if not isinstance(error, OSError):
+            raise
         raise ConfigError(f"{path}: expected room for a file of {len(content)} bytes, got {error.strerror}") from None
 
 
@@ -112,7 +114,7 @@ def _read(path: str, what: str) -> bytes:
                     f"{what}: {path}: expected a file that only its owner may read, got mode {mode:04o}; "
                     f"chmod {MODE:o} {path}, and make a new key if somebody may have read it"
                 )
-            return file.read(FILE_BYTES_MAX + 1)
+            return file.read(FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigError(f"{what}: {path}: expected a key file, got {error.strerror or error}; {REMEDY}") from None
 
@@ -120,10 +122,11 @@ def _read(path: str, what: str) -> bytes:
 def _parse(content: bytes, what: str) -> tuple[bytes, bytes, bytes]:
     """Private key and certificate as PEM, and the private number. Raises: ConfigError."""
     from cryptography import x509  # late: who has no key does not pay for it
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    blocks = {block[1]: block[0] for block in _BLOCK.finditer(content[:FILE_BYTES_MAX])}
+    blocks = {block[1]: block[0] for block in _BLOCK.finditer(content)}
     private_pem, certificate_pem = blocks.get(b"PRIVATE KEY", b""), blocks.get(b"CERTIFICATE", b"")
     expected = "expected a private key and its certificate, as psctl key makes them"
     if not private_pem or not certificate_pem:
@@ -132,7 +135,7 @@ def _parse(content: bytes, what: str) -> tuple[bytes, bytes, bytes]:
     try:
         private = load_pem_private_key(private_pem, None)
         certified = x509.load_pem_x509_certificate(certificate_pem).public_key()
-    except (ValueError, TypeError) as error:  # its text could quote the file
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # its text could quote the file
         raise ConfigError(f"{what}: {expected}, got damaged PEM ({type(error).__name__}); {REMEDY}") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
         raise ConfigError(f"{what}: {expected}, got a private key of another kind; {REMEDY}")

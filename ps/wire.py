@@ -3,7 +3,7 @@
 What goes to one peer at one time travels under one header: (version, job, (code, field, ...), (code, field, ...), ...).
 
 A message class lists its fields with a *kind* from below (`clock: Annotated[int, INT64]`). Arrays travel as
-little-endian bytes. Nothing is ever unpickled, and nothing larger than what arrived is ever allocated.
+little-endian bytes. Nothing is ever unpickled, and who does not name the job first gets no memory for a long header.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import numpy as np
 
 from ps.errors import FrameError
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 HEADER_BYTES_MAX = 64 << 20
 JOB_BYTES = 16
+BUFFERS_MAX = 64 << 10  # of one message
+STRANGER_BYTES_MAX = 4 << 10  # of a header that does not begin as this job's do: read only to say what is wrong
 PART_BYTES = 4 << 20  # larger payloads travel in several messages: one is worked on while the next is under way
+LEAST_BYTES = 2 * PART_BYTES // BUFFERS_MAX  # what a slice counts for in a part, however few travel of it
 
 M = TypeVar("M")
 
@@ -232,15 +235,9 @@ def encode(job: bytes, *bodies: Any) -> bytes:
 
 def claimed_job(header: bytes) -> bytes:
     """The job id that a header names, in which its sender can be answered; zeros where it names none."""
-    try:
-        walk = msgpack.Unpacker(max_buffer_size=max(len(header), 1))
-        walk.feed(header)
-        walk.read_array_header()
-        walk.skip()
-        job = walk.unpack()
-    except Exception:  # as in `decode`
-        job = None
-    return job if type(job) is bytes and len(job) == JOB_BYTES else bytes(JOB_BYTES)
+    at = {0x90: 1, 0xDC: 3, 0xDD: 5}.get(header[0] & 0xF0 if header[:1] < b"\xa0" else header[0], 0) if header else 0
+    is_there = at and header[at + 1 : at + 3] == bytes((0xC4, JOB_BYTES)) and len(header) >= at + 3 + JOB_BYTES
+    return header[at + 3 : at + 3 + JOB_BYTES] if is_there else bytes(JOB_BYTES)
 
 
 def decode(header: bytes, job: bytes) -> list[Any]:
@@ -250,6 +247,8 @@ def decode(header: bytes, job: bytes) -> list[Any]:
     """
     if len(header) > HEADER_BYTES_MAX:
         raise FrameError(f"header: expected at most {HEADER_BYTES_MAX} bytes, got {len(header)}")
+    if len(header) > STRANGER_BYTES_MAX and claimed_job(header) != job:
+        raise FrameError(f"job id: expected this job's first of all, got {len(header)} bytes without it")
     try:
         walk = msgpack.Unpacker(max_buffer_size=max(len(header), 1))
         walk.feed(header)

@@ -13,13 +13,12 @@ from ps import __version__
 from ps.control import control_pb2 as pb
 from ps.control.commands import check_address, fetch_status
 from ps.control.hello import Refusal
-from ps.control.other_key import check_key
+from ps.control.other_key import KEY_S, check_key
 from ps.control.rpc import SERVICE, channel, grpc
 from ps.errors import ConfigError, DeadlineError, PeerError, StoppedError
 from ps.key import Key
 from ps.wire import WIRE_VERSION
 
-KEY_S = 1.0  # a controller that has not answered for so long may have another key
 CLOSE_S = 2.0  # `close` waits so long for the controller to take what was said
 
 

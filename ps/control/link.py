@@ -23,7 +23,7 @@ from ps.control.frames import (
 )
 from ps.control.hello import Goodbye, Hello, LinkEnd, Refusal, Welcome
 from ps.control.lines import Outbox
-from ps.control.other_key import check_key
+from ps.control.other_key import KEY_S, check_key
 from ps.control.rpc import SERVICE, aio, aio_channel, grpc
 from ps.errors import ConfigError, DeadlineError, FrameError, OutboxFull, PeerError, StoppedError
 from ps.key import Key
@@ -32,7 +32,6 @@ from ps.wire import HEADER_BYTES_MAX
 
 CLOSE_S = 2.0  # `close` waits so long for the controller to take what was sent
 REDIAL_S = 0.1
-KEY_S = 1.0  # a controller that has not answered for so long may have another key
 WAY_S = 5.0  # beyond a deadline: what the loop's thread may be late
 
 _UP_LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)

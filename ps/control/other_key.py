@@ -8,6 +8,7 @@ import ssl
 from ps.addresses import split_address
 from ps.key import Key, OtherKey
 
+KEY_S = 1.0  # a controller that has not answered for so long may have another key
 LOOK_S = 2.0  # a controller that is there shakes hands within milliseconds
 REMEDY = "give the same --key FILE (or PS_KEY) to everybody"
 
@@ -46,5 +47,5 @@ def _certificate(address: str) -> bytes | None:
                 return None
             except ssl.SSLError:
                 return b""
-    except OSError:
+    except (OSError, UnicodeError):  # or a name that can be none
         return None

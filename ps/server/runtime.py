@@ -26,7 +26,7 @@ from ps.server.views import OwnViews, Reply
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import Array, Int64, PeerId, worker_peer
-from ps.wire import PART_BYTES
+from ps.wire import LEAST_BYTES, PART_BYTES
 
 
 class Held:
@@ -248,7 +248,7 @@ class Server:
         replies: list[Reply] = []
         for place in range(len(answer.slices)):
             replies.append(self._reply(answer, place))
-            nbytes += replies[-1].frame.data.nbytes
+            nbytes += max(replies[-1].frame.data.nbytes, LEAST_BYTES)
             if nbytes >= PART_BYTES or place + 1 == len(answer.slices):
                 self._answer_part(answer, answer.slices[first : place + 1], replies)
                 first, nbytes, replies = place + 1, 0, []

@@ -171,6 +171,16 @@ def outbox_full_leaves_the_message(open_network: OpenNetwork) -> None:
         releases.wait_for_one_each()
 
 
+def outbox_counts_buffers_of_any_size(open_network: OpenNetwork) -> None:
+    """Many buffers, none of them large, reach the bound as one large one does."""
+    with opened(open_network, queued_bytes_max=4 << 20) as open_peer:
+        _, worker = open_peer(SERVER), open_peer(WORKER)
+        buffers, sent = [np.zeros(50_000, np.uint8)] * 15, 0
+        while is_taken(worker, SERVER, numbered(sent, buffers)):
+            sent += 1
+            assert sent * 15 * 50_000 <= (4 << 20) + SLACK_BYTES, "expected OutboxFull by now, got none"
+
+
 def oversize_message(open_network: OpenNetwork) -> None:
     """A message above the bound is taken whenever nothing else is under way."""
     with opened(open_network, queued_bytes_max=1 << 10) as open_peer:
@@ -474,6 +484,7 @@ CHECKS: dict[str, Check] = {
         large_buffers_among_small_ones,
         held_messages_stay_whole,
         outbox_full_leaves_the_message,
+        outbox_counts_buffers_of_any_size,
         oversize_message,
         slow_reader,
         released_once_after_reading,

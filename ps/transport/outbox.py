@@ -35,17 +35,21 @@ class Outbox:
     def send(self, to: PeerId, body: Any, buffers: Sequence[Array], release: Callable[[], None]) -> None:
         """A message with payload leaves now, and what was posted to the same peer ahead of it, under one header."""
         header = wire.encode(self._job, *self._posted.pop(to, ()), body)
-        self.hand_over(to, Message(header, buffers, release))
+        self._hand_over(to, Message(header, buffers, release), True)
 
     def flush(self) -> None:
         """Sends what was posted."""
         if self._posted:
             posted, self._posted = self._posted, {}
             for to, bodies in posted.items():
-                self.hand_over(to, Message(wire.encode(self._job, *bodies)))
+                self._hand_over(to, Message(wire.encode(self._job, *bodies)), True)
 
     def hand_over(self, to: PeerId, message: Message, *, keep: bool = True) -> None:
         """Sends, or keeps it for `retry`. keep=False: lets go of it instead, as who reads nothing must cost nothing."""
+        self.flush()
+        self._hand_over(to, message, keep)
+
+    def _hand_over(self, to: PeerId, message: Message, keep: bool) -> None:
         self._metrics.count("header_bytes", len(message.header), direction="sent")
         if to not in self._waiting and self._is_taken(to, message):
             return

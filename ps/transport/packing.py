@@ -14,31 +14,36 @@ import numpy as np
 
 from ps.transport.base import Message
 from ps.types import Array
+from ps.wire import BUFFERS_MAX
 
 LARGE_BYTES = 256 << 10  # buffers from here on are read where they lie; smaller ones are cheaper to copy than to track
 ALIGNED = 16  # where small buffers begin, so that they can be read as any dtype
 PADDING = [bytes(-length % ALIGNED) for length in range(ALIGNED)]
 
 
-def packed(header: bytes, buffers: Sequence[Array]) -> tuple[bytes, list[Array]]:
-    """The first frame, and the buffers that follow in frames of their own. buffers: plain bytes."""
+def packed(header: bytes, buffers: Sequence[Array]) -> list[bytes | Array]:
+    """The frames of a message: arrays where they are large, bytes where copying costs less. buffers: plain bytes."""
+    assert len(buffers) <= BUFFERS_MAX, len(buffers)
     table = struct.pack(f"<{len(buffers) + 1}I", len(buffers), *(buffer.nbytes for buffer in buffers))
     pieces: list[Any] = [table, PADDING[len(table) % ALIGNED]]
-    large = []
+    large: list[bytes | Array] = []
     for buffer in buffers:
         if buffer.nbytes < LARGE_BYTES:
             pieces += (buffer, PADDING[buffer.nbytes % ALIGNED])
         else:
             large.append(buffer)
-    return b"".join((*pieces, header)), large
+    first = b"".join((*pieces, header))
+    return [first if len(first) < LARGE_BYTES else np.frombuffer(first, np.uint8), *large]
 
 
 def unpacked(first: bytes | memoryview, large: Sequence[Array]) -> Message:
     """The message in these frames. What makes no sense becomes a header, for its reader to refuse."""
     try:
         (count,) = struct.unpack_from("<I", first)
-        lengths = struct.unpack_from(f"<{count}I", first, 4)
-    except struct.error:  # a count that is not there, too: nothing is taken for it
+        lengths = struct.unpack_from(f"<{count}I", first, 4) if count <= BUFFERS_MAX else None
+    except struct.error:  # a table that is not there
+        lengths = None
+    if lengths is None:
         return Message(bytes(first))
     at = _aligned(4 + 4 * count)
     following = iter(large)

@@ -126,10 +126,11 @@ class ZmqTransport:
                     f"{to}: expected at most {self.queued_bytes_max} bytes not yet sent, got {way.queued_bytes} and a "
                     f"message of {nbytes}; retry once it has read some"
                 )
-            first, large = packed(message.header, [_bytes_of(buffer) for buffer in message.buffers])
-            flight = self._flight(way, message, large, nbytes)
+            frames: list[bytes | Array] = [*way.prefix]
+            frames += packed(message.header, [_bytes_of(buffer) for buffer in message.buffers])
+            flight = self._flight(way, message, frames, nbytes)
             try:
-                self._send(way, first, large)
+                self._send(way, frames)
             except BaseException:
                 if flight is not None:  # the message stays the caller's
                     with self._landed:
@@ -144,10 +145,12 @@ class ZmqTransport:
         if flight is None:
             message.release()
 
-    def _flight(self, way: Way, message: Message, large: list[Array], nbytes: int) -> Flight | None:
-        if not large:
+    def _flight(self, way: Way, message: Message, frames: list[bytes | Array], nbytes: int) -> Flight | None:
+        """None where all frames are copied."""
+        count = sum(isinstance(frame, np.ndarray) for frame in frames)
+        if not count:
             return None
-        flight = Flight(message, way, nbytes, len(large))
+        flight = Flight(message, way, nbytes, count)
 
         def landed(_: object) -> None:  # called where the last reference to a view goes: often in pyzmq's thread
             with self._landed:
@@ -160,7 +163,7 @@ class ZmqTransport:
                 self._forget(way)
                 message.release()
 
-        flight.views = [weakref.ref(view, landed) for view in large]
+        flight.views = [weakref.ref(frame, landed) for frame in frames if isinstance(frame, np.ndarray)]
         with self._landed:
             self._flights.add(flight)
             way.queued_bytes += nbytes
@@ -168,22 +171,29 @@ class ZmqTransport:
 
     def _forget(self, way: Way) -> None:
         """Nothing is kept of whom this peer only answers: strangers come and go."""
-        if way.prefix and not way.queued_bytes:
+        if way.prefix and not way.queued_bytes and self._ways.get(way.to) is way:
             self._ways.pop(way.to, None)
 
-    def _send(self, way: Way, first: bytes, large: list[Array]) -> None:
-        """Hands the frames to libzmq. Only the first can be refused: a message is whole or not at all."""
-        frames: list[Any] = [*way.prefix, first]
-        try:
-            for place, frame in enumerate(frames, 1):
-                way.socket.send(frame, NOBLOCK | SNDMORE if place < len(frames) or large else NOBLOCK)
-        except zmq.Again:
-            raise OutboxFull(f"{way.to}: expected room in its outbox, got none; retry once it has read some") from None
-        except zmq.ZMQError as error:
-            raise Unreachable(f"{way.to}: expected a peer that is connected, got none ({error})") from None
-        while large:  # libzmq's reference has to be the last one
-            last = len(large) == 1
-            way.socket.send(large.pop(0).data, 0 if last else SNDMORE, copy=False)
+    def _send(self, way: Way, frames: list[bytes | Array]) -> None:
+        """Hands the frames to libzmq and lets go of them: arrays are read where they are, and its reference has to be
+        the last one. Only the first frame can be refused: a message is whole or not at all."""
+        is_first = True
+        while frames:
+            frame = frames[0]
+            try:
+                flags = (SNDMORE if len(frames) > 1 else 0) | (NOBLOCK if is_first else 0)
+                if isinstance(frame, bytes):
+                    way.socket.send(frame, flags)
+                else:
+                    way.socket.send(frame.data, flags, copy=False)
+            except zmq.Again:
+                raise OutboxFull(
+                    f"{way.to}: expected room in its outbox, got none; retry once it has read some"
+                ) from None
+            except zmq.ZMQError as error:
+                raise Unreachable(f"{way.to}: expected a peer that is connected, got none ({error})") from None
+            is_first = False
+            del frames[0], frame
 
     def _check_connection(self, way: Way) -> None:
         """Raises: Unreachable when nobody has been there for longer than a connection takes."""
@@ -275,7 +285,7 @@ class ZmqTransport:
             if self._closed:
                 return
             self._closed = True
-            for way in self._ways.values():
+            for way in list(self._ways.values()):  # pyzmq's thread forgets some
                 _end_monitor(way.socket, way.monitor)
             for socket in self._sockets:
                 socket.close(int(FLUSH_S * 1e3))

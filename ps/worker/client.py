@@ -373,6 +373,7 @@ class Client:
         try:
             if not error:
                 seconds = self._timeout(timeout)
+                self._finish_pull()
                 worker.finish(seconds)
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.missing.verdicts())
                 worker.perform(worker.session.leave(worker.port.now()))
@@ -381,6 +382,8 @@ class Client:
             error = f"{type(failure).__name__}: {failure}"  # the others must not wait for it
             raise
         finally:
+            if self._pending is not None:
+                self._pending.end()
             text = error.encode(errors="replace")[-REASON_BYTES_MAX:].decode(errors="ignore")
             worker.reports.report(now=True)
             self._post(Done(WorkerId(self.rank), worker.incarnation, text))

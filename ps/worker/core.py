@@ -35,7 +35,7 @@ from ps.messages import (
     Welcome,
 )
 from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
-from ps.wire import PART_BYTES
+from ps.wire import LEAST_BYTES, PART_BYTES
 from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled, Thin
 from ps.worker.resends import INIT, Key, Resends
 
@@ -216,6 +216,16 @@ class Session:
         self.pulls[entry.id] = entry
         return entry, [send for shard in missing for send in self._again(("pull", shard, entry.id), now)]
 
+    def take_back(self, pull: PullEntry, slice_ids: Int64, now: float) -> None:
+        """These answers could not be read: they are asked for again, whole."""
+        self.mark_S[slice_ids] = 0
+        self.pulls[pull.id] = pull
+        for shard in np.unique(self.shard_S[slice_ids]).tolist():
+            here = slice_ids[self.shard_S[slice_ids] == shard]
+            ids, seq_E = pull.missing.get(shard, (here[:0], here[:0]))
+            pull.missing[shard] = (np.concatenate((ids, here)), np.concatenate((seq_E, self.seq_S[here])))
+            self.resends.at_once(("pull", shard, pull.id), now)
+
     def abandon(self, pull: PullEntry) -> None:
         """Nobody waits for this pull any more."""
         self.pulls.pop(pull.id, None)
@@ -326,11 +336,16 @@ class Session:
 
         Slices that share a buffer stay together: it travels once.
         """
-        nbytes_E = self.nbytes_S[ids]
+        nbytes_E = np.maximum(self.nbytes_S[ids], LEAST_BYTES)
         joined_E = np.zeros(max(len(ids) - 1, 0), np.bool_)  # with the one before
         if thin:
             known = [thin.get(slice_id) for slice_id in ids.tolist()]
-            nbytes_E = np.array([int(n) if one is None else one.nbytes for n, one in zip(nbytes_E, known, strict=True)])
+            nbytes_E = np.array(
+                [
+                    int(n) if one is None else max(one.nbytes, LEAST_BYTES)
+                    for n, one in zip(nbytes_E, known, strict=True)
+                ]
+            )
             group = [-1 - place if one is None else one.group for place, one in enumerate(known)]
             joined_E = np.diff(group) == 0
         cut_E = (np.diff(np.cumsum(nbytes_E) // PART_BYTES) > 0) & ~joined_E

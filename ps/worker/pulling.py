@@ -19,11 +19,11 @@ class PullFuture:
     def __init__(self, worker: Worker, entry: PullEntry | None, outputs: dict[str, Array], timeout_s: float) -> None:
         self._worker, self._outputs, self._timeout_s = worker, outputs, timeout_s
         self._entry = entry  # None: nothing is under way
-        self._is_done = False
+        self._is_done = entry is None
 
     @property
     def is_done(self) -> bool:
-        """`result` has returned: all values are there, and nothing writes to the arrays any more."""
+        """All values are there, and nothing writes to the arrays any more."""
         return self._is_done
 
     def wait(self, names: Iterable[str], timeout: float | None = None) -> None:
@@ -34,8 +34,8 @@ class PullFuture:
     def result(self, timeout: float | None = None) -> dict[str, Array]:
         """All of them, by name. Raises: as `wait`."""
         self._wait(None, timeout)
-        self.end()
         self._is_done = True
+        self.end()
         return self._outputs
 
     def end(self) -> None:
@@ -48,8 +48,13 @@ class PullFuture:
         """For these slices, or for all."""
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}")
-        if (entry := self._entry) is None:
+        if self._is_done:
             return
+        if (entry := self._entry) is None:
+            raise ConfigError(
+                "pull: expected one that is under way, got one that was given up, as its client was closed or the call "
+                "that began it has failed; pull again"
+            )
         missing = entry.missing.values()
         self._worker.wait(
             lambda: not missing or (ids is not None and all(ids.isdisjoint(left.tolist()) for left, _ in missing)),

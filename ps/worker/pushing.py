@@ -117,8 +117,22 @@ class Pushing:
             self._arrays.step(slice_id, frame.array, self.rate if local_lr is None else local_lr)
 
     def send(self, entry: PushEntry, parts: list[Action], take: Take) -> int:
-        """Sends the parts as soon as each is there. What an earlier incarnation has pushed is in none."""
+        """Sends the parts as soon as each is there. What an earlier incarnation has pushed is in none.
+
+        Whatever interrupts it leaves numbers behind that nothing will ever be sent for: then this worker is done.
+        """
         self._worker.verdicts[entry.id] = {}
+        try:
+            self._send_parts(entry, parts, take)
+        except BaseException:
+            self._session.fenced = (
+                f"push: expected to send all of it at clock {entry.clock}, got an interruption; close this client and "
+                f"start the worker again"
+            )
+            raise
+        return entry.id
+
+    def _send_parts(self, entry: PushEntry, parts: list[Action], take: Take) -> None:
         for part in parts:
             assert isinstance(part, Send)
             for slice_id in part.body.slice_E.tolist():
@@ -129,7 +143,6 @@ class Pushing:
                     taken = self._arrays.encoder.pack(slice_id, taken, entry.clock, self.rate)
                 self._arrays.frames[entry.id, slice_id] = taken
             self._worker.perform([part])
-        return entry.id
 
     def send_accumulated(self, timeout_s: float) -> None:
         """Sends what was accumulated since the last time. What has overflowed is dropped whole, like a bad gradient."""

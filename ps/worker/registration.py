@@ -80,9 +80,9 @@ class Registration:
         """Sends the initial values; returns when the shards have them."""
         worker = self._worker
         flat = {name: np.ascontiguousarray(values) for name, values in batch.items()}
-        self.initial = {i: worker.arrays.gather(i, flat, copy=True) for i in ids}
-        worker.perform(worker.session.init(self.initial, worker.port.now()))
+        mine = {i: worker.arrays.gather(i, flat, copy=True) for i in ids}
+        self.initial |= mine
+        worker.perform(worker.session.init(mine, worker.port.now()))
         worker.wait(lambda: worker.session.is_initialised, timeout_s, worker.missing.silent_shards)
-        for buffer in self.initial.values():
-            buffer.release()
-        self.initial = {}
+        for slice_id in mine:
+            self.initial.pop(slice_id).release()

@@ -50,9 +50,6 @@ from ps.worker.schemes import Schemes
 log = logging.getLogger("ps")
 
 
-Verdict = tuple[Code, int]
-
-
 class Worker:
     """One worker: its session, its arrays, its waits."""
 
@@ -73,8 +70,10 @@ class Worker:
         self.epoch_ended = -1
         self.link = 0.0  # bytes per second to a server; 0: not measured
         self.probed = 0  # the last probe that has come back
-        self.verdicts: dict[int, dict[int, Verdict]] = {}  # push -> slice -> final verdict, while somebody may ask
-        self._sinks: dict[int, Mapping[str, Array]] = {}  # pull -> arrays to fill
+        self.verdicts: dict[
+            int, dict[int, tuple[Code, int]]
+        ] = {}  # push -> slice -> final verdict, while somebody may ask
+        self._sinks: dict[int, tuple[PullEntry, Mapping[str, Array]]] = {}  # pull -> what it waits for, arrays to fill
         self._outbox = Outbox(port.send_nowait, self.metrics, job)
         self.missing = Missing(self)
         self.reports = Reports(self)
@@ -180,7 +179,7 @@ class Worker:
         entry: PullEntry | None = None
         if len(travelling):
             entry, actions = session.pull(travelling, self.port.now())
-            self._sinks[entry.id] = outputs
+            self._sinks[entry.id] = (entry, outputs)
             self.perform(actions)
         if len(travelling) < len(ids):
             for slice_id in np.setdiff1d(ids, travelling, assume_unique=True).tolist():
@@ -248,9 +247,9 @@ class Worker:
         self._outbox.retry()
         while (item := self.port.recv(0.0)) is not None:
             self._receive(*item)
+        self._check()
         self.perform(self.session.on_timer(self.port.now()))
         self._outbox.flush()
-        self._check()
 
     def check_process(self) -> None:
         """First of all: another process may not even take a lock, its holder can be a thread that it does not have."""
@@ -334,6 +333,7 @@ class Worker:
                     self._deliver(pull, body, buffers)
 
     def _deliver(self, pull: int, body: ValuesMessage, buffers: Sequence[Array]) -> None:
+        entry, outputs = self._sinks[pull]
         self.metrics.count("pull_messages", direction="received")
         marks = body.mark_K.tolist() or [0] * len(body.slice_E)
         codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
@@ -344,11 +344,11 @@ class Worker:
                 try:
                     values_N = self.arrays.look(slice_id, codec, buffer)
                 except FrameError:
-                    self.session.mark_S[body.slice_E] = 0  # the next pull brings them whole
+                    self.session.take_back(entry, body.slice_E, self.port.now())
                     raise
             else:
                 values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
-            self.arrays.deliver(slice_id, values_N, self._sinks[pull])
+            self.arrays.deliver(slice_id, values_N, outputs)
             if self.arrays.keeps_replica:
                 self.arrays.store(slice_id, values_N)
 

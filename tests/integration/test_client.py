@@ -522,3 +522,80 @@ def test_shard_ends_when_the_job_is_stopped(seed: int | None) -> None:
         return steps
 
     assert max(run(seed, train)) < 1000
+
+
+# ---- calls that are cut short ---------------------------------------------------------------------------------------
+
+
+def test_a_push_that_is_interrupted_half_way_ends_this_client_with_words() -> None:
+    """Numbers were given out that nothing will be sent for: to go on would wait for ever, or worse."""
+    size = 3 << 20
+
+    def train(client: ps.Client) -> None:
+        client.register({name: np.zeros(size, np.float32) for name in "ab"})
+        client.pull()
+        grads, gather, calls = {name: np.ones(size, np.float32) for name in "ab"}, client._worker.arrays.gather, [0]
+
+        def interrupted(*args: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 3:
+                raise KeyboardInterrupt
+            return gather(*args, **options)
+
+        client._worker.arrays.gather = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            client.push_pull(grads)
+        client._worker.arrays.gather = gather  # type: ignore[method-assign]
+        with pytest.raises(ps.PeerError) as caught:
+            client.push_pull(grads, timeout=DEADLINE_S)
+        raise caught.value
+
+    with (
+        ps.LocalCluster(workers=1, consistency=BSP) as local,
+        pytest.raises(ps.PeerError, match="got an interruption; close this client and start the worker again"),
+    ):
+        local.run(train, timeout=DEADLINE_S)
+
+
+def test_a_pull_under_way_ends_with_its_client(seed: int | None) -> None:
+    def train(client: ps.Client) -> tuple[float, str]:
+        client.register(vector())
+        client.pull()
+        given_up = client.pull_later()
+        given_up.end()
+        client._pending = None
+        assert not given_up.is_done
+        with pytest.raises(ps.ConfigError) as caught:
+            given_up.result()
+        pending = client.push_pull_later(vector(1.0))
+        client.close()
+        assert pending.is_done
+        return float(pending.result()["w"][0]), str(caught.value)
+
+    for value, said in run(seed, train, optimizer="sgd:lr=0.5", consistency=BSP):
+        assert value == -0.5 and "got one that was given up" in said
+
+
+def test_values_that_cannot_be_read_are_asked_for_again(seed: int | None) -> None:
+    size = 1 << 16
+
+    def train(client: ps.Client) -> float:
+        client.register(vector(size=size))
+        client.pull()
+        look, broken = client._worker.arrays.look, [1]
+
+        def once(*args: Any) -> Any:
+            if broken:
+                broken.pop()
+                raise ps.FrameError("a broken frame")
+            return look(*args)
+
+        client._worker.arrays.look = once  # type: ignore[method-assign, assignment]
+        pull = client.push_pull_later(vector(1.0, size))
+        with pytest.raises(ps.FrameError, match="a broken frame"):
+            pull.result()
+        assert not pull.is_done
+        return float(pull.result()["w"][0])
+
+    options: dict[str, Any] = {"optimizer": "sgd:lr=0.5", "consistency": BSP, "pull_compression": "onebit"}
+    assert run(seed, train, **options) == [-0.5, -0.5]

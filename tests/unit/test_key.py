@@ -75,7 +75,7 @@ def test_what_is_no_key_is_refused(file: str, tmp_path: Path) -> None:
     private, certificate = content.split(b"-----BEGIN CERTIFICATE-----")
     for bad, words in (
         (b"", "got 0 bytes with no PEM"),
-        (bytes(1 << 20), "got 65537 bytes with no PEM"),
+        (bytes(1 << 20), "got 65536 bytes with no PEM"),
         (private, "with PRIVATE KEY"),
         (b"-----BEGIN CERTIFICATE-----" + certificate, "with CERTIFICATE"),
         (content.replace(private.splitlines()[1], b"AAAA"), "got damaged PEM"),
@@ -108,3 +108,25 @@ def test_the_environment_names_it(file: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PS_KEY", f"{file}-not")
     with pytest.raises(ConfigError, match=f"environment variable PS_KEY: {file}-not: expected a key file"):
         key_of_environment()
+
+
+def test_a_key_of_a_kind_that_nobody_here_knows_is_refused(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    def unknown(*_: object) -> None:
+        raise UnsupportedAlgorithm("an elliptic curve of the year 2040")
+
+    monkeypatch.setattr(serialization, "load_pem_private_key", unknown)
+    with pytest.raises(ConfigError, match=r"expected a private key and its certificate.*UnsupportedAlgorithm"):
+        read_key(file)
+
+
+def test_a_key_that_was_interrupted_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fchmod", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_key(str(tmp_path / "key"))
+    assert not list(tmp_path.iterdir())

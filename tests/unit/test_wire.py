@@ -123,11 +123,11 @@ def test_empty_and_largest_values_travel() -> None:
             msgpack.packb({"a": 1}), "expected a tuple (version, job, message, ...), got dict of length 1", id="map"
         ),
         pytest.param(
-            msgpack.packb([1, JOB]), "expected a tuple (version, job, message, ...), got list of length 2", id="two"
+            msgpack.packb([2, JOB]), "expected a tuple (version, job, message, ...), got list of length 2", id="two"
         ),
         pytest.param(
-            msgpack.packb([2, JOB, [1, 3, 7]]),
-            "wire version: expected 1, got 2; run one release everywhere",
+            msgpack.packb([1, JOB, [1, 3, 7]]),
+            "wire version: expected 2, got 1; run one release everywhere",
             id="version",
         ),
         pytest.param(
@@ -136,7 +136,7 @@ def test_empty_and_largest_values_travel() -> None:
             id="job",
         ),
         pytest.param(packed(), "message: expected a tuple (code, field, ...), got list of length 0", id="no code"),
-        pytest.param(msgpack.packb([1, JOB, 7]), "message: expected a tuple (code, field, ...), got 7", id="flat"),
+        pytest.param(msgpack.packb([2, JOB, 7]), "message: expected a tuple (code, field, ...), got 7", id="flat"),
         pytest.param(packed(999), "message code: expected one of [1, 2, 3,", id="code"),
         pytest.param(packed("1", 3, 7), "got '1'", id="code is text"),
         pytest.param(packed([1], 3, 7), "got list of length 1", id="code is a list"),
@@ -292,6 +292,23 @@ def test_a_count_that_is_not_there_takes_no_memory(claim: bytes) -> None:
     """Five bytes may claim four billion entries."""
     decodes_or_refuses(claim + b"\xff\xff\xff\xff")
     decodes_or_refuses(claim + b"\x00\x00\x01\x00" + bytes(255))
+
+
+def test_a_long_header_of_a_stranger_takes_no_memory() -> None:
+    """Empty lists cost a byte to send and sixty to make."""
+    many = b"\xdd" + (1 << 20).to_bytes(4, "big") + bytes([0x90]) * (1 << 20)
+    nested = b"\x92" + many
+    with bytes_at_most(64 << 10):
+        assert refusal(many) == "job id: expected this job's first of all, got 1048581 bytes without it"
+        assert refusal(nested).startswith("job id: expected this job's first of all")
+        assert wire.claimed_job(many) == bytes(16)
+
+
+def test_the_job_of_any_header_is_found() -> None:
+    for messages in (0, 1, 14, 20, 70_000):
+        header = msgpack.packb([wire.WIRE_VERSION, OTHER_JOB[:15] + b"x", *[[]] * messages])
+        assert wire.claimed_job(header) == OTHER_JOB[:15] + b"x"
+        assert wire.claimed_job(header[:15]) == bytes(16)
 
 
 def test_nested_counts_that_are_not_there_take_no_memory() -> None:

@@ -200,7 +200,7 @@ def test_nobody_takes_a_workers_place_without_knowing_the_job(target: Target) ->
     for routing_id in (b"worker:0", other_job + b"worker:0", b"stranger:00", b"server:0"):
         with dealer(target.endpoint, routing_id) as peer:
             for body in bodies:
-                peer.send(packed(wire.encode(other_job, body), [])[0])
+                peer.send_multipart([bytes(frame) for frame in packed(wire.encode(other_job, body), [])])
                 told = answer(peer)
                 assert "job id" in told.reason and "another job" in told.reason and not told.fenced
     target.expect_unharmed(rejected=4 * len(bodies))

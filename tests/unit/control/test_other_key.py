@@ -82,3 +82,8 @@ def test_who_hangs_up_may_be_a_proxy_whose_controller_is_yet_to_come(keys: dict[
         with way:
             way.recv(1 << 16)  # unread bytes would make it a reset
         assert looked.result(WAIT_S) is None
+
+
+def test_a_name_that_no_host_can_have_is_nobody() -> None:
+    check_key("a..b:7070", None)
+    check_key(f"{'x' * 70}:7070", None)

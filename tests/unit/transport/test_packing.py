@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ps.transport.packing import ALIGNED, LARGE_BYTES, packed, unpacked
 from ps.types import Array
+from ps.wire import BUFFERS_MAX
 
 SIZES = st.sampled_from([0, 1, 3, 8, 16, 17, 1000, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 5])
 
@@ -21,8 +22,11 @@ def buffer(size: int) -> Array:
 
 @given(st.binary(max_size=50), st.lists(SIZES, max_size=6))
 def test_a_message_comes_back_whole_and_aligned(header: bytes, sizes: list[int]) -> None:
-    first, large = packed(header, [buffer(size) for size in sizes])
-    message = unpacked(first, large)
+    first, *rest = packed(header, [buffer(size) for size in sizes])
+    assert isinstance(first, bytes) == (len(first) < LARGE_BYTES)
+    large = [frame for frame in rest if isinstance(frame, np.ndarray)]
+    assert len(large) == len(rest)
+    message = unpacked(bytes(first), large)
     assert message.header == header
     assert [b.tobytes() for b in message.buffers] == [buffer(size).tobytes() for size in sizes]
     assert all(b.nbytes >= LARGE_BYTES or b.ctypes.data % ALIGNED == 0 for b in message.buffers)
@@ -30,7 +34,7 @@ def test_a_message_comes_back_whole_and_aligned(header: bytes, sizes: list[int])
 
 
 def test_the_layout_of_the_first_frame() -> None:
-    first, _ = packed(b"header", [buffer(3)])
+    (first,) = packed(b"header", [buffer(3)])
     assert first == struct.pack("<II", 1, 3) + bytes(8) + bytes([0, 1, 2]) + bytes(13) + b"header"
 
 
@@ -45,6 +49,7 @@ def test_any_frames_are_a_message_of_what_came(first: bytes, sizes: list[int]) -
     [
         (b"", []),
         (b"\xff\xff\xff\xff" + bytes(100), []),  # a table that is not there
+        ((BUFFERS_MAX + 1).to_bytes(4, "little") + bytes(5 * BUFFERS_MAX), []),  # or of more than anybody sends
         (struct.pack("<II", 1, 50) + bytes(30), []),  # a small buffer that is not there
         (struct.pack("<II", 1, LARGE_BYTES), []),  # a large one that is not there
         (struct.pack("<II", 1, LARGE_BYTES) + bytes(20), [LARGE_BYTES + 1]),  # or of another length
