@@ -126,6 +126,9 @@ CASES = {
 }
 
 
+TORCHRUN = Case("adam", batches=(12, 4, 6, 2))  # of group_script.py
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_groups_of_two_equal_the_flat_reference(world: World, name: str) -> None:
     values = good(world.run(train, CASES[name], servers=2))
