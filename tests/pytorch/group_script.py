@@ -1,7 +1,4 @@
-"""A worker of several ranks, as `psctl worker -- torchrun` starts it: FOLDER, and `endless` to go on until stopped.
-
-Every rank leaves its final values in FOLDER.
-"""
+"""A worker of several ranks, as `psctl worker -- torchrun` starts it. All leave their final values in a folder."""
 
 from __future__ import annotations
 
@@ -27,15 +24,11 @@ def main() -> None:
     optimizer = ps.torch.DistributedOptimizer(MAKE[case.make](model), model, client, process_group=group)
     index = optimizer.worker.rank * dist.get_world_size(group) + dist.get_rank(group)
     optimizer.examples = case.batches[index]
-    while optimizer.worker.clock < case.steps or "endless" in sys.argv:
+    while optimizer.worker.clock < case.steps:
         optimizer.zero_grad()
         case.gradients(model, optimizer.worker.clock, index)
         optimizer.step()
-        if optimizer.worker.clock == case.steps:
-            torch.save(flat(model), Path(sys.argv[1]) / f"{index}.pt")
-            print(f"rank {index} is there", flush=True)
-        if optimizer.worker.should_stop:
-            break
+    torch.save(flat(model), Path(sys.argv[1]) / f"{index}.pt")
     dist.destroy_process_group()
 
 

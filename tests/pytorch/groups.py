@@ -72,8 +72,9 @@ class World:
 
     def close(self) -> None:
         dist.destroy_process_group()
-        for process, pipe in self._peers:
+        for _, pipe in self._peers:
             pipe.close()
+        for process, _ in self._peers:
             process.join(DEADLINE_S)
             process.kill()
 

@@ -17,6 +17,14 @@ from tests.pytorch.test_groups import TORCHRUN, reference
 from tests.unit.launch.test_daemons import DEADLINE_S, Place, end, words
 
 SCRIPT = Path(__file__).with_name("group_script.py")
+WAITS = """
+import os, signal
+import ps
+
+client = ps.connect() if os.environ["RANK"] == "0" else None
+print("rank", os.environ["RANK"], "is there", flush=True)
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -30,15 +38,15 @@ def at(tmp_path: Path) -> Iterator[Place]:
         process.communicate()
 
 
-def worker_of(at: Place, ranks: int, *args: str) -> list[str]:
-    torchrun = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), str(SCRIPT), str(at.folder), *args]
+def worker_of(at: Place, *script: object) -> list[str]:
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node", "2", *map(str, script)]
     return ["worker", "--controller", at.address, "--", *torchrun]
 
 
 def test_two_workers_of_two_ranks_equal_the_flat_reference(at: Place) -> None:
     controller = at.controller("--workers", "2", "--timeout-s", "30")
     server = at.server()
-    workers = [at.psctl(*worker_of(at, 2)) for _ in range(2)]
+    workers = [at.psctl(*worker_of(at, SCRIPT, at.folder)) for _ in range(2)]
     for process in (*workers, controller, server):
         code, out = end(process)
         assert code == 0, out
@@ -51,8 +59,10 @@ def test_two_workers_of_two_ranks_equal_the_flat_reference(at: Place) -> None:
 def test_a_signal_ends_all_ranks(at: Place) -> None:
     controller = at.controller("--timeout-s", "30")
     server = at.server()
-    worker = at.psctl(*worker_of(at, 2, "endless"))
-    words(worker, "(is there)")
+    (at.folder / "waits.py").write_text(WAITS)
+    worker = at.psctl(*worker_of(at, "waits.py"))
+    for _ in range(2):
+        words(worker, "(is there)")
     ranks = descendants(worker.pid)
     assert len(ranks) >= 2
     worker.send_signal(signal.SIGTERM)
