@@ -45,6 +45,9 @@ class Case:
             self.problem.loss(model, step + 100 * turn, rank, self.batches[rank]).backward()
 
 
+PLAIN = Case()  # made here, not in threads: torch's random state is one per process
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("world"))
@@ -55,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 # ---- what ranks do ---------------------------------------------------------------------------------------------------
 
 
-def wrapped(place: Place, case: Case = Case(), **more: Any) -> tuple[nn.Module, DistributedOptimizer]:
+def wrapped(place: Place, case: Case = PLAIN, **more: Any) -> tuple[nn.Module, DistributedOptimizer]:
     """The model of a rank, and its optimizer; those of rank 0 of worker 0 have the right values."""
     model = case.problem.copy()
     if place.index:
@@ -175,7 +178,9 @@ def train_uneven(place: Place, model: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_tied_frozen_and_unused_parameters(world: World) -> None:
     """All ranks have the same rows, so that running means of batch norm agree."""
-    model, alone = Uneven().double(), Uneven().double()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, alone = Uneven().double(), Uneven().double()
     alone.load_state_dict(model.state_dict())
     optimizer = MAKE["sgd"](alone)
     for step in range(6):
@@ -192,11 +197,10 @@ def test_tied_frozen_and_unused_parameters(world: World) -> None:
 def overflow(place: Place) -> tuple[torch.Tensor, float]:
     """In rank 1 of worker 0 only."""
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    case = Case(steps=1)
-    model, optimizer = wrapped(place, case, scaler=scaler)
+    model, optimizer = wrapped(place, scaler=scaler)
     for factor in (float("inf") if place.index == 1 else 1.0, 1.0):
         optimizer.zero_grad()
-        scaler.scale(case.problem.loss(model, 0, place.index) * factor).backward()
+        scaler.scale(PLAIN.problem.loss(model, 0, place.index) * factor).backward()
         optimizer.step()
         scaler.update()
     return flat(model), scaler.get_scale()
@@ -206,10 +210,9 @@ def test_an_overflow_is_that_of_the_whole_group(world: World) -> None:
     """The other group's step counts; in the second step both do."""
     outcomes = good(world.run(overflow))
     assert [scale for _, scale in outcomes] == [2.0, 2.0, 4.0, 4.0]
-    case = Case()
-    model = case.problem.copy()
+    model = PLAIN.problem.copy()
     for groups in ([1], [0, 1]):
-        parts = [group_gradient(case, model, 0, group) for group in groups]
+        parts = [group_gradient(PLAIN, model, 0, group) for group in groups]
         with torch.no_grad():
             for parameter, *grads in zip(model.parameters(), *parts, strict=True):
                 parameter -= 0.05 * torch.stack(grads).mean(0)
@@ -221,7 +224,7 @@ def test_an_overflow_is_that_of_the_whole_group(world: World) -> None:
 
 def step_once(model: nn.Module, optimizer: DistributedOptimizer, index: int) -> None:
     optimizer.zero_grad()
-    Case().problem.loss(model, 0, index).backward()
+    PLAIN.problem.loss(model, 0, index).backward()
     optimizer.step()
 
 
