@@ -18,6 +18,7 @@ from ps.worker.pulling import PullFuture
 
 T = TypeVar("T")
 Begin = Callable[[Client], PullFuture | None]  # pushes and ticks; what it has asked for, if anything
+FRAME_BYTES = 256  # of what rank 0 says in a step, unless it is an error
 KINDS: dict[str, type[errors.Error]] = {
     kind.__name__: kind for kind in (errors.ConfigError, errors.DeadlineError, errors.StoppedError)
 }
@@ -189,11 +190,17 @@ class Group:
             )
 
     def _tell(self, told: dict[str, Any]) -> dict[str, Any]:
-        """What rank 0 says; what others say is lost."""
-        raw = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8).to(self._device)
-        size = torch.tensor([len(raw)], device=self._device)
-        self._from_first(size)
-        raw = raw if self._client is not None else torch.empty(int(size), dtype=torch.uint8, device=self._device)
+        """What rank 0 says; what others say is lost. One collective, unless it is long."""
+        text = json.dumps(told).encode()
+        short = text if len(text) <= FRAME_BYTES else json.dumps({"bytes": len(text)}).encode()
+        heard = self._heard(short.ljust(FRAME_BYTES))
+        if "bytes" in heard:
+            heard = self._heard(text.ljust(heard["bytes"])[: heard["bytes"]])
+        return heard
+
+    def _heard(self, text: bytes) -> dict[str, Any]:
+        """That of rank 0, as long as this one."""
+        raw = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self._device)
         self._from_first(raw)
         heard: dict[str, Any] = json.loads(bytes(raw.tolist()))
         return heard

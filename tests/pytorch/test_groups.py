@@ -283,6 +283,25 @@ def test_a_mistake_of_rank_0_is_that_of_its_group(world: World) -> None:
         assert outcome.kind == "ConfigError" and "this client is closed" in outcome.text
 
 
+def broken(place: Place, text: str) -> None:
+    model, optimizer = wrapped(place)
+    client: Any = place.client
+    if client is not None:
+
+        def breaks(*_: Any, **__: Any) -> None:
+            raise RuntimeError(text)
+
+        client.push_pull_later = breaks
+    step_once(model, optimizer, place.index)
+
+
+@pytest.mark.parametrize("text", ["of no kind of ours", "with umlauts äöü " * 1000])
+def test_any_error_of_rank_0_is_told(world: World, text: str) -> None:
+    outcomes = world.run(broken, text)
+    assert outcomes[::2] == [Raised("RuntimeError", text)] * 2
+    assert outcomes[1::2] == [Raised("PeerError", f"rank 0 of process_group: RuntimeError: {text}")] * 2
+
+
 def wrong(place: Place, way: str) -> None:
     client: Any = place.client
     if way == "everywhere":
