@@ -10,6 +10,7 @@ import torch
 
 from ps.errors import ConfigError
 from ps.keyspace import Options
+from ps.torch.groups import About, member
 from ps.torch.pulls import Pulls
 from ps.torch.pushes import Pushes
 from ps.torch.tensors import Mirror, plain_model
@@ -33,6 +34,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
     gradients have overflowed contributes nothing; call scaler.update() as always. accumulate: calls of `backward` per
     step. Set `examples` before `backward` where workers take batches of different sizes: gradients are weighted by it.
 
+    process_group: all of its ranks are this one worker. Rank 0 has the client, for the others it is None. Gradients
+    are averaged over the ranks, weighted by `examples`, before they are unscaled and clipped; they leave in `step`,
+    which each rank calls equally often, and which returns once all have the new values.
+
     A scheduler may change the groups' rates, all by one factor: those of rank 0 hold for everybody. Buffers (running
     means of batch norm) stay each worker's own. Parameters without a gradient in some step contribute nothing to it.
     Raises: ConfigError for what has no twin on the servers, or does not fit the model of another worker.
@@ -42,8 +47,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self,
         optimizer: torch.optim.Optimizer,
         model: torch.nn.Module,
-        client: Client,
+        client: Client | None,
         *,
+        process_group: torch.distributed.ProcessGroup | None = None,
         clip_norm: float | None = None,
         scaler: torch.amp.GradScaler | None = None,
         accumulate: int = 1,
@@ -58,21 +64,27 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if clip_norm is not None and not clip_norm > 0:
             raise ConfigError(f"clip_norm: expected a norm > 0 or None, got {clip_norm}")
         _check(plain_model(model))
-        self._cadence = client.config.model().cadence
-        self._steps_here = self._cadence.carries == "delta"
         mirrors = _mirrors(plain_model(model))
+        self._worker = member(client, process_group, [*mirrors.values()])
+        carries, self._pull_every = self._worker.ask(_cadence)
+        self._steps_here = carries == "delta"
         options, spec = self._settings(mirrors)
-        arrays = {name: one.array for name, one in mirrors.items()}
-        client.register(arrays, dict.fromkeys(mirrors, Options(frozen=True)) | options, optimizer=spec)
-        client.pull(out=arrays)
-        learns = {name for bundle in client.bundles for name in bundle}  # a rule of the run may have frozen some
+        bundles = self._worker.ask(lambda client: _joined(client, mirrors, options, spec))
+        self._worker.load(mirrors.values())
+        learns = {name for bundle in bundles for name in bundle}  # a rule of the run may have frozen some
         self._trained = {name: mirrors[name] for name in options if name in learns}
-        for one in mirrors.values():
-            one.load()
         self._pulls = Pulls(model, mirrors)
-        self._pushes = Pushes(self._trained, client, accumulate, clip_norm, scaler)
-        if not self._steps_here:
-            self._pushes.hook(self, while_computing=clip_norm is None and scaler is None)
+        self._pushes = Pushes(self._trained, bundles, accumulate, clip_norm, scaler)
+        if not self._steps_here and clip_norm is None and scaler is None:
+            self._worker.while_computing(lambda client: self._pushes.hook(self, client))
+
+    @property
+    def worker(self) -> About:
+        """This worker's rank, clock and should_stop, and the run's size, as the client says; on all ranks of a group.
+
+        There, as of the last step: so all ranks leave their loops together.
+        """
+        return self._worker.about
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -88,19 +100,26 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.synchronize()
         for mirror in self._trained.values():
             mirror.check()
-        grads: dict[str, Any] = {}
-        if self._steps_here:
-            self._step_here()
-        else:
-            self.follow_rate()
-            grads = self._pushes.rest(self)
-        self._pulls.begin(self._end_clock(grads))
+        weight = self._worker.reduce([mirror.parameter for mirror in self._trained.values()], float(self.examples))
+        names = self._step_here() if self._steps_here else self._pushes.rest(self)
+        pending = self._worker.end_clock(lambda client: self._end_clock(client, names, weight), self._trained.values())
+        self._pulls.begin(pending)
         return loss
 
-    def _end_clock(self, grads: dict[str, Any]) -> PullFuture | None:
-        """Pushes the last gradients of this clock; returns what it has asked for, if anything."""
-        client, weight = self.client, float(self.examples)
-        pulls = (client.clock + 1) % self._cadence.pull_every == 0
+    def _step_here(self) -> list[str]:
+        """Nothing is left to push."""
+        if self._pushes.prepare(self):
+            self.inner.step()
+        return []
+
+    def _end_clock(self, client: Client, names: list[str], weight: float) -> PullFuture | None:
+        """Pushes the last gradients of this clock, or what has moved; returns what it has asked for, if anything."""
+        if self._steps_here:
+            client.step_to({name: mirror.read() for name, mirror in self._trained.items()}, weight)
+        else:
+            self.follow_rate(client)
+        grads = self._pushes.gradients(names)
+        pulls = (client.clock + 1) % self._pull_every == 0
         if grads and pulls:
             return client.push_pull_later(grads, weight, out=self._pulls.arrays)
         if grads:
@@ -135,7 +154,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def follow_rate(self) -> None:
+    def follow_rate(self, client: Client) -> None:
         """A scheduler's rate holds from this clock on, for all workers; rank 0 says so."""
         lr = max(rate_of(group) for group in self.param_groups)
         if lr == self._lr:
@@ -146,8 +165,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
                     f"lr of group {place}: expected {lr * scale:g}, as all groups keep their ratio, got "
                     f"{rate_of(group):g}; schedule them by one factor"
                 )
-        if self.client.rank == 0:
-            self.client.set_lr(lr)
+        if client.rank == 0:
+            client.set_lr(lr)
         self._lr = lr
 
     def _settings(self, mirrors: dict[str, Mirror]) -> tuple[dict[str, Options], str]:
@@ -164,21 +183,36 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise ConfigError("optimizer: expected parameters of this model that require a gradient, got none")
         return options, spec
 
-    def _step_here(self) -> None:
-        if self._pushes.prepare(self):
-            self.inner.step()
-        values = {name: mirror.read() for name, mirror in self._trained.items()}
-        self.client.step_to(values, float(self.examples))
+
+def _cadence(client: Client) -> tuple[str, int]:
+    cadence = client.config.model().cadence
+    return cadence.carries, cadence.pull_every
+
+
+def _joined(
+    client: Client, mirrors: dict[str, Mirror], options: dict[str, Options], spec: str
+) -> list[tuple[str, ...]]:
+    """Registers all and pulls what holds; returns those together that have to be pushed together."""
+    arrays = {name: one.array for name, one in mirrors.items()}
+    client.register(arrays, dict.fromkeys(mirrors, Options(frozen=True)) | options, optimizer=spec)
+    client.pull(out=arrays)
+    return client.bundles
 
 
 def _check(model: torch.nn.Module) -> None:
-    """Raises: ConfigError for wrappers that move gradients themselves."""
-    kind = type(model).__name__
-    if kind in ("DistributedDataParallel", "FullyShardedDataParallel") or hasattr(model, "unshard"):
-        whole = "" if kind == "DistributedDataParallel" else ", unsharded: servers hold whole parameters"
-        raise ConfigError(
-            f"model: expected one that exchanges no gradients itself, got {kind}; pass the module inside{whole}"
-        )
+    """Raises: ConfigError for wrappers that move gradients themselves, or keep parts of parameters only."""
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind == "DistributedDataParallel":
+            raise ConfigError(
+                f"model: expected one that exchanges no gradients itself, got {kind}; pass the module inside, and the "
+                f"ranks that it was for as process_group="
+            )
+        if kind == "FullyShardedDataParallel" or hasattr(module, "unshard"):
+            raise ConfigError(
+                f"model: expected one that exchanges no gradients itself, got {kind} with parameters that are sharded, "
+                f"while servers hold whole ones; pass the module before FSDP was applied, and process_group="
+            )
 
 
 def _mirrors(model: torch.nn.Module) -> dict[str, Mirror]:

@@ -22,7 +22,7 @@ class Rates(Protocol):
 
     examples: float
 
-    def follow_rate(self) -> None: ...
+    def follow_rate(self, client: Client) -> None: ...
 
 
 class Pushes:
@@ -31,23 +31,23 @@ class Pushes:
     def __init__(
         self,
         trained: dict[str, Mirror],
-        client: Client,
+        bundles: Iterable[Iterable[str]],
         accumulate: int,
         clip_norm: float | None,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self.trained, self.client = trained, client
+        self.trained = trained
         self.accumulate, self.clip_norm, self.scaler = accumulate, clip_norm, scaler
-        self._together = {name: bundle for bundle in client.bundles for name in bundle if name in trained}
+        self._together = {name: tuple(bundle) for bundle in bundles for name in bundle if name in trained}
         self._computed: dict[str, int] = {}  # calls of backward that have reached it
         self._ready: list[str] = []  # waits for more, to leave with it
         self._left: dict[str, tuple[int, int]] = {}  # version and address of the gradient that has left
         self._is_silent = False
 
-    def hook(self, rates: Rates, while_computing: bool) -> None:
+    def hook(self, rates: Rates, client: Client) -> None:
         """From now on gradients leave as they are computed."""
-        for name, mirror in self.trained.items() if while_computing else ():
-            mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates))
+        for name, mirror in self.trained.items():
+            mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates, client))
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -69,8 +69,8 @@ class Pushes:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         return True
 
-    def rest(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The gradients of this clock that have not left yet, by name; with it the clock is over.
+    def rest(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """The parameters whose gradients of this clock have not left yet; with it the clock is over.
 
         Raises: ConfigError naming a gradient that was changed after it had left.
         """
@@ -87,17 +87,24 @@ class Pushes:
         self._computed.clear()
         self._ready.clear()
         self._left.clear()
-        return self._gradients(name for name in self.trained if name in rest)
+        return [name for name in self.trained if name in rest]
 
-    def _hook(self, name: str, rates: Rates) -> Callable[[torch.Tensor], None]:
+    def gradients(self, names: Iterable[str]) -> dict[str, Any]:
+        """Zeros where there is none: what shares a slice with others travels with them."""
+        return {
+            name: gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
+            for name, mirror in ((name, self.trained[name]) for name in names)
+        }
+
+    def _hook(self, name: str, rates: Rates, client: Client) -> Callable[[torch.Tensor], None]:
         @outside_graphs
         def computed(_: torch.Tensor) -> None:
             if not self._is_silent:
-                self._on_computed(name, rates)
+                self._on_computed(name, rates, client)
 
         return computed
 
-    def _on_computed(self, name: str, rates: Rates) -> None:
+    def _on_computed(self, name: str, rates: Rates, client: Client) -> None:
         count = self._computed[name] = self._computed.get(name, 0) + 1
         if count > self.accumulate:
             raise ConfigError(
@@ -110,18 +117,11 @@ class Pushes:
         self._ready += bundle
         if sum(self.trained[one].array.nbytes for one in self._ready) < DENSE_BYTES:
             return
-        if self.client.push_bytes(self._ready) >= WIRE_BYTES:
-            rates.follow_rate()
-            self.client.push(self._gradients(self._ready), weight=rates.examples)
+        if client.push_bytes(self._ready) >= WIRE_BYTES:
+            rates.follow_rate(client)
+            client.push(self.gradients(self._ready), weight=rates.examples)
             self._left.update((name, _state(self.trained[name])) for name in self._ready)
             self._ready = []
-
-    def _gradients(self, names: Iterable[str]) -> dict[str, Any]:
-        """Zeros where there is none: what shares a slice with others travels with them."""
-        return {
-            name: gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
-            for name, mirror in ((name, self.trained[name]) for name in names)
-        }
 
 
 def _has_gradient(mirror: Mirror) -> bool:

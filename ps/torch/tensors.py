@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import ml_dtypes
@@ -13,6 +13,7 @@ from ps.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
+BUCKET_BYTES = 25 << 20  # of tensors that a collective moves together, as in torch's DistributedDataParallel
 
 
 class Mirror:
@@ -64,6 +65,25 @@ def gradient(parameter: torch.nn.Parameter) -> Array:
     """The gradient as an array: its memory on the CPU, else a copy."""
     assert parameter.grad is not None
     return _numpy(parameter.grad.detach().to("cpu").contiguous())
+
+
+@torch.no_grad()
+def in_buckets(tensors: Iterable[torch.Tensor], exchange: Callable[[torch.Tensor], Any]) -> None:
+    """`exchange` changes flat tensors in place, each some of these, of one dtype on one device, in this order."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[list[torch.Tensor]]] = {}
+    for tensor in tensors:
+        buckets = kinds.setdefault((tensor.dtype, tensor.device), [[]])
+        if buckets[-1] and sum(one.nbytes for one in buckets[-1]) + tensor.nbytes > BUCKET_BYTES:
+            buckets.append([])
+        buckets[-1].append(tensor)
+    for bucket in (one for buckets in kinds.values() for one in buckets):
+        if len(bucket) == 1 and bucket[0].is_contiguous():
+            exchange(bucket[0].view(-1))
+            continue
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        exchange(flat)
+        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def _numpy(tensor: torch.Tensor) -> Array:

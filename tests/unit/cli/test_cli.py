@@ -93,6 +93,23 @@ def test_every_option_of_a_run_is_a_flag(capsys: pytest.CaptureFixture[str], ask
             ["worker", "--controller", "h:1", "--directory", ".", __file__],
             "psctl worker: --directory: expected no SCRIPT beside it, as it is for an agent, got ",
         ),
+        (
+            ["worker", "--controller", "h:1", "--", "torchrum", "train.py"],
+            "psctl worker: COMMAND: expected a program in PATH or a path to one, got 'torchrum', which is none; a",
+        ),
+        (
+            ["worker", "--controller", "h:1", "--", "/"],
+            "psctl worker: COMMAND: expected a program in PATH or a path to",
+        ),
+        (["worker", "--controller", "h:1", "--"], "psctl worker: Invalid value: expected a command after --, got none"),
+        (
+            ["worker", "--controller", "h:1", "--log-dir", "x", "--", "true"],
+            "psctl worker: --log-dir: expected no COMMAND beside it, as it is for an agent, got 'true'; leave one of",
+        ),
+        (
+            ["worker", "--controller", "h:1", "none.py", "--", "true"],
+            "psctl worker: SCRIPT: expected a Python file, got",
+        ),
         (["submit", "train.py"], "psctl submit: --controller: expected host:port of a controller, got none; give it,"),
         (["submit", "--controller", "h:x", "train.py"], "psctl submit: --controller: expected host:port of a contr"),
         (["submit", "--controller", "h:1"], "psctl submit: Missing argument 'SCRIPT'; see psctl submit --help"),

@@ -127,6 +127,33 @@ def test_a_failed_job_fails_everywhere(at: Place) -> None:
     assert end(server)[0] == 1
 
 
+COMMAND = 'echo from sh: $PS_CONTROLLER $OMP_NUM_THREADS $*; exec {} train.py "$@"'
+
+
+def test_a_worker_may_be_any_command(at: Place) -> None:
+    """psctl becomes it: exit code, output and signals are its own."""
+    controller = at.controller("--workers", "2")
+    server = at.server()
+    at.env.pop("OMP_NUM_THREADS")
+    shell = ["--", "sh", "-c", COMMAND.format(sys.executable), "sh"]
+    worker = at.psctl("worker", "--controller", at.address, *shell, "--", "-x", OMP_NUM_THREADS="3")
+    other = at.psctl("worker", *shell, PS_CONTROLLER=at.address)  # says nothing of threads
+    for code, out in (end(worker), end(other)):
+        assert code == 0
+        assert re.fullmatch(rf"from sh: {at.address}( 3 -- -x)?\nrank [01] (\['--', '-x'\]|\[\])\n", out), out
+    assert end(server)[0] == 0 and end(controller)[0] == 0
+
+
+def test_a_command_that_is_ended_is_a_lost_worker(at: Place) -> None:
+    controller = at.controller()
+    server = at.server()
+    worker = at.psctl("worker", "--controller", at.address, "--", sys.executable, "train.py", "endless")
+    words(worker, "(rank 0)")
+    worker.send_signal(signal.SIGTERM)
+    assert end(worker)[0] == -signal.SIGTERM
+    assert end(controller)[0] == 1 and end(server)[0] == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_controller_stops_the_job(at: Place, number: signal.Signals) -> None:
     controller = at.controller()
