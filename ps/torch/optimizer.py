@@ -71,8 +71,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             one.load()
         self._pulls = Pulls(model, mirrors)
         self._pushes = Pushes(self._trained, client, accumulate, clip_norm, scaler)
-        if not self._steps_here:
-            self._pushes.hook(self, while_computing=clip_norm is None and scaler is None)
+        if not self._steps_here and clip_norm is None and scaler is None:
+            self._pushes.hook(self)
+            if plain_model(model) is model:  # torch.compile would trace what keeps the factors
+                self._pushes.hook_linear(model)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ps.errors import ConfigError
+from ps.torch.factors import LinearFactors
 from ps.torch.tensors import Mirror, gradient, outside_graphs
 from ps.worker.client import Client
 
@@ -43,11 +44,16 @@ class Pushes:
         self._ready: list[str] = []  # waits for more, to leave with it
         self._left: dict[str, tuple[int, int]] = {}  # version and address of the gradient that has left
         self._is_silent = False
+        self._factors: LinearFactors | None = None
 
-    def hook(self, rates: Rates, while_computing: bool) -> None:
+    def hook(self, rates: Rates) -> None:
         """From now on gradients leave as they are computed."""
-        for name, mirror in self.trained.items() if while_computing else ():
+        for name, mirror in self.trained.items():
             mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates))
+
+    def hook_linear(self, model: torch.nn.Module) -> None:
+        """From now on those of its linear layers leave as factors where that takes less time."""
+        self._factors = LinearFactors(model, self.trained, self.client)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -87,7 +93,10 @@ class Pushes:
         self._computed.clear()
         self._ready.clear()
         self._left.clear()
-        return self._gradients(name for name in self.trained if name in rest)
+        gradients = self._gradients(name for name in self.trained if name in rest)
+        if self._factors is not None:
+            self._factors.clear()
+        return gradients
 
     def _hook(self, name: str, rates: Rates) -> Callable[[torch.Tensor], None]:
         @outside_graphs
@@ -117,11 +126,13 @@ class Pushes:
             self._ready = []
 
     def _gradients(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self._gradient(self.trained[name]) for name in names}
+
+    def _gradient(self, mirror: Mirror) -> Any:
         """Zeros where there is none: what shares a slice with others travels with them."""
-        return {
-            name: gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
-            for name, mirror in ((name, self.trained[name]) for name in names)
-        }
+        if self._factors is not None and (factors := self._factors.take(mirror)):
+            return factors
+        return gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
 
 
 def _has_gradient(mirror: Mirror) -> bool:

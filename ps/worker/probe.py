@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
     from ps.worker.runtime import Worker
 
 SIZES = (1 << 10, 1 << 20)  # bytes; the first pays for connecting, the difference of the two is the link
-
-
+TRIES = 3  # whatever disturbs one makes it slower
 LINK_MAX = 1e12  # bytes per second; where no time passes at all
+
+
+def measure(worker: Worker, timeout_s: float) -> None:
+    """Once per worker; schemes are chosen by it from then on. Raises: DeadlineError."""
+    if not worker.link:
+        worker.link = max(measured(worker, timeout_s) for _ in range(TRIES))
+        worker.schemes.machine = replace(worker.schemes.machine, link_bytes_per_s=worker.link)
 
 
 def measured(worker: Worker, timeout_s: float) -> float:
