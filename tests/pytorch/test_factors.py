@@ -238,6 +238,14 @@ def test_the_rule_decides_by_all_rows(k: int) -> None:
     assert trained(linear, loop).thin == [k == 38] * 4
 
 
+def test_one_large_batch_is_dense_for_one_step() -> None:
+    def uneven(model: nn.Module, optimizer: Any, step: int) -> None:
+        large = model(normal(step + 50, 60, N)).square().mean() if step == 1 else 0
+        (square(model, step) + large).backward()
+
+    assert trained(linear, uneven).thin == [True, False, True, True]
+
+
 def test_nothing_is_kept_where_dense_takes_less_time() -> None:
     def loop(model: nn.Module, optimizer: Any, step: int) -> None:
         y = model(normal(step, BATCH, N))
