@@ -76,7 +76,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._pulls = Pulls(model, mirrors)
         self._pushes = Pushes(self._trained, bundles, accumulate, clip_norm, scaler)
         if not self._steps_here and clip_norm is None and scaler is None:
-            self._worker.while_computing(lambda client: self._pushes.hook(self, client))
+            linear_of = model if plain_model(model) is model else None  # torch.compile would trace what keeps factors
+            self._worker.while_computing(lambda client: self._pushes.hook(self, client, linear_of))
 
     @property
     def worker(self) -> About:
@@ -103,6 +104,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         weight = self._worker.reduce([mirror.parameter for mirror in self._trained.values()], float(self.examples))
         names = self._step_here() if self._steps_here else self._pushes.rest(self)
         pending = self._worker.end_clock(lambda client: self._end_clock(client, names, weight), self._trained.values())
+        self._pushes.end_clock()
         self._pulls.begin(pending)
         return loss
 

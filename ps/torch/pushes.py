@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ps.errors import ConfigError
+from ps.torch.factors import LinearFactors
 from ps.torch.tensors import Mirror, gradient, outside_graphs
 from ps.worker.client import Client
 
@@ -43,11 +44,15 @@ class Pushes:
         self._ready: list[str] = []  # waits for more, to leave with it
         self._left: dict[str, tuple[int, int]] = {}  # version and address of the gradient that has left
         self._is_silent = False
+        self._factors: LinearFactors | None = None
 
-    def hook(self, rates: Rates, client: Client) -> None:
-        """From now on gradients leave as they are computed."""
+    def hook(self, rates: Rates, client: Client, linear_of: torch.nn.Module | None) -> None:
+        """From now on gradients leave as they are computed; those of this model's linear layers as factors where that
+        takes less time."""
         for name, mirror in self.trained.items():
             mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates, client))
+        if linear_of is not None:
+            self._factors = LinearFactors(linear_of, self.trained, client)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -70,7 +75,7 @@ class Pushes:
         return True
 
     def rest(self, optimizer: torch.optim.Optimizer) -> list[str]:
-        """The parameters whose gradients of this clock have not left yet; with it the clock is over.
+        """The parameters whose gradients of this clock have not left yet.
 
         Raises: ConfigError naming a gradient that was changed after it had left.
         """
@@ -84,17 +89,25 @@ class Pushes:
         if self.prepare(optimizer):
             rest = {name for name in self.trained if name not in self._left and _has_gradient(self.trained[name])}
             rest |= {other for name in rest for other in self._together[name]}
+        return [name for name in self.trained if name in rest]
+
+    def end_clock(self) -> None:
+        """All of this clock has left."""
         self._computed.clear()
         self._ready.clear()
         self._left.clear()
-        return [name for name in self.trained if name in rest]
+        if self._factors is not None:
+            self._factors.clear()
 
     def gradients(self, names: Iterable[str]) -> dict[str, Any]:
+        """What travels of these."""
+        return {name: self._gradient(self.trained[name]) for name in names}
+
+    def _gradient(self, mirror: Mirror) -> Any:
         """Zeros where there is none: what shares a slice with others travels with them."""
-        return {
-            name: gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
-            for name, mirror in ((name, self.trained[name]) for name in names)
-        }
+        if self._factors is not None and (factors := self._factors.take(mirror)):
+            return factors
+        return gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
 
     def _hook(self, name: str, rates: Rates, client: Client) -> Callable[[torch.Tensor], None]:
         @outside_graphs

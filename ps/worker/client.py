@@ -19,6 +19,7 @@ from ps.keyspace import Options, Parameter, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
+from ps.worker.probe import measure
 from ps.worker.pulling import PullFuture
 from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
@@ -90,6 +91,19 @@ class Client:
         """Bytes of payload that a push of these parameters takes at most, encoded as the run says."""
         keyspace, codecs = self._worker.keyspace, self._worker.arrays.codecs
         return sum(codecs.push_bytes(keyspace.slices[i]) for i in keyspace.slice_ids(names))
+
+    def factors_pay(self, name: str, k: int) -> bool:
+        """Whether factors of k rows of this matrix would travel, were they pushed now: so they are worth keeping."""
+        return self._worker.schemes.pay(name, k)
+
+    def measure_link(self, *, timeout: float | None = None) -> None:
+        """Dense or factors is chosen by the speed of the link to server 0 from now on, instead of 1 Gbit/s.
+
+        Raises: DeadlineError.
+        """
+        self._registered("measure_link")
+        self._finish_pull()
+        measure(self._worker, self._timeout(timeout))
 
     @property
     def metrics(self) -> Metrics:

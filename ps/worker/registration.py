@@ -16,7 +16,7 @@ from ps.consistency import Gather
 from ps.keyspace import Options, Parameter
 from ps.messages import BatchReady, Register, Registered, Spec
 from ps.types import CONTROLLER, Array, WorkerId
-from ps.worker.probe import measured
+from ps.worker.probe import measure
 
 if TYPE_CHECKING:
     from ps.worker.runtime import Worker
@@ -39,9 +39,8 @@ class Registration:
         parameters = [Parameter.of(name, values, options[name]) for name, values in batch.items()]
         number = self.batches
         specs = tuple(Spec.of(parameter) for parameter in parameters)
-        if worker.config.compression == AUTO and not worker.link:
-            worker.link = measured(worker, timeout_s)
-            worker.schemes.machine = replace(worker.schemes.machine, link_bytes_per_s=worker.link)
+        if worker.config.compression == AUTO:
+            measure(worker, timeout_s)
         worker.post(
             CONTROLLER, Register(WorkerId(worker.rank), worker.incarnation, number, specs, worker.link, optimizer)
         )

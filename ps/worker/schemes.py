@@ -31,20 +31,17 @@ class Schemes:
         parameter = self.keyspace.parameters[self.keyspace.index_of[name]]
         if not factors.is_safe:
             return factors.product()  # shows whether anything overflows, or was not finite
-        if rule := self._rule(parameter, factors):
+        if rule := self._rule(parameter, factors.k):
             self._say(name, "dense", rule, rule)
             return factors.product()
-        slices = self.keyspace.slices_of[name]
-        choice = cost.best_scheme(
-            factors.k,
-            *parameter.shape,
-            shards=len(set(self.session.shard_S[slices].tolist())),
-            slices=len(slices),
-            dense_bytes=sum(map(self._dense_bytes, slices)),
-            machine=self.machine,
-        )
+        choice = self._choice(parameter, factors.k)
         self._say(name, choice.scheme, "cost", _costs(factors.k, choice))
         return factors if choice.scheme == "factors" else factors.product()
+
+    def pay(self, name: str, k: int) -> bool:
+        """Whether factors of k rows of a matrix would travel, if they are finite and nothing is owed."""
+        parameter = self.keyspace.parameters[self.keyspace.index_of[name]]
+        return not self._rule(parameter, k) and self._choice(parameter, k).scheme == "factors"
 
     def owes(self, name: str) -> bool:
         """Earlier pushes of the parameter have left something, which only travels with a dense one."""
@@ -65,8 +62,19 @@ class Schemes:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _rule(self, parameter: Parameter, factors: Factors) -> str:
-        """Why factors of this parameter cannot travel in this run, whatever they cost; empty: they can."""
+    def _choice(self, parameter: Parameter, k: int) -> cost.Choice:
+        slices = self.keyspace.slices_of[parameter.name]
+        return cost.best_scheme(
+            k,
+            *parameter.shape,
+            shards=len(set(self.session.shard_S[slices].tolist())),
+            slices=len(slices),
+            dense_bytes=sum(map(self._dense_bytes, slices)),
+            machine=self.machine,
+        )
+
+    def _rule(self, parameter: Parameter, k: int) -> str:
+        """Why factors of k rows of this parameter cannot travel in this run, whatever they cost; empty: they can."""
         cadence = self.session.model.cadence
         slices = [self.keyspace.slices[i] for i in self.keyspace.slices_of[parameter.name]]
         if cadence.accumulates:
@@ -83,7 +91,7 @@ class Schemes:
             return "its rows are cut over several slices"
         if isinstance(self.encoder.codec(self.keyspace.slices_of[parameter.name].start), Dgc):
             return "dgc gives every gradient a momentum"
-        if factors.v.nbytes > SHARED_BYTES_MAX:
+        if cost.FLOAT_BYTES * k * parameter.shape[1] > SHARED_BYTES_MAX:
             return f"a factor has more than {_bytes(SHARED_BYTES_MAX)}"
         return ""
 

@@ -9,7 +9,7 @@ import ps
 from ps.compression.auto import decide, decided
 from ps.config import RunConfig
 from ps.keyspace import Options, Parameter
-from ps.worker import registration
+from ps.worker import probe
 
 GIGABIT = 1.25e8  # bytes per second
 WIDE = Parameter("w", (1024, 1024), "float32")
@@ -35,7 +35,7 @@ def train(client: ps.Client) -> dict[str, int]:
 def test_everybody_is_told_what_pays_on_the_measured_link(
     consistency: str, seed: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registration, "measured", lambda worker, timeout_s: GIGABIT / 100)
+    monkeypatch.setattr(probe, "measured", lambda worker, timeout_s: GIGABIT / 100)
     raw, encoded = 4 * 4096, 16 + 8 * (8 + 64)  # of a slice of 4096 elements
     with ps.LocalCluster(workers=2, consistency=consistency, compression="auto", seed=seed) as cluster:
         for sizes in cluster.run(train):
