@@ -58,6 +58,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.param_groups, self.state = optimizer.param_groups, optimizer.state  # one and the same, for schedulers
         self.inner, self.client = optimizer, client
         self._lr, self._scales = 0.0, [0.0]  # what the servers know: the largest rate, and the groups' parts of it
+        self._schedules, self._leads = False, False  # the rate has changed since then; this worker tells the servers
+        self._followed = -1  # the clock at which the rate was last looked at
+        self._told = [{k: group[k] for k in optimizer.defaults if k != "lr"} for group in optimizer.param_groups]
         self.examples = 1.0  # behind the gradients of this step, on this worker
         if accumulate < 1:
             raise ConfigError(f"accumulate: expected calls of backward per step >= 1, got {accumulate}")
@@ -157,19 +160,34 @@ class DistributedOptimizer(torch.optim.Optimizer):
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def follow_rate(self, client: Client) -> None:
-        """A scheduler's rate holds from this clock on, for all workers; rank 0 says so."""
+        """A scheduler's rate holds from this clock on, for all workers.
+
+        Rank 0 says so; another one, too, once the servers do not know what held a clock ago: rank 0 may have left.
+        """
         lr = max(rate_of(group) for group in self.param_groups)
-        if lr == self._lr:
-            return
+        self._check_groups(lr)
+        before, self._lr = self._lr, lr
+        is_late = self._schedules and client.clock > self._followed and abs(client.lr - before) > 1e-6 * before
+        self._schedules |= lr != before
+        self._followed = client.clock
+        self._leads |= client.rank == 0 or is_late
+        if self._leads and (is_late or lr != before):
+            client.set_lr(lr)
+
+    def _check_groups(self, lr: float) -> None:
+        """Raises: ConfigError for what was changed and cannot be followed."""
         for place, (group, scale) in enumerate(zip(self.param_groups, self._scales, strict=True)):
             if abs(rate_of(group) - lr * scale) > 1e-6 * lr * scale:
                 raise ConfigError(
                     f"lr of group {place}: expected {lr * scale:g}, as all groups keep their ratio, got "
                     f"{rate_of(group):g}; schedule them by one factor"
                 )
-        if client.rank == 0:
-            client.set_lr(lr)
-        self._lr = lr
+            for option, told in self._told[place].items():
+                if group[option] != told:
+                    raise ConfigError(
+                        f"{option} of group {place}: expected {told}, as the servers were told, got {group[option]}; "
+                        f"only lr can be scheduled (OneCycleLR: cycle_momentum=False)"
+                    )
 
     def _settings(self, mirrors: dict[str, Mirror]) -> tuple[dict[str, Options], str]:
         """The options of each parameter that is trained, and what is asked of the servers."""

@@ -27,6 +27,7 @@ class Pulls:
         self._called: set[str] = set()  # names for which some module has waited in the first pass
         self._first: frozenset[str] = frozenset()  # waited for at the begin of each pass
         self._is_first_pass = True
+        self._is_called = False  # the model itself, since values were last asked for
         plain = plain_model(model)
         plain.register_state_dict_pre_hook(lambda *_: self.finish())
         model.register_forward_pre_hook(self._begin_of_pass)
@@ -38,11 +39,15 @@ class Pulls:
                 module.register_forward_pre_hook(self._waits_for(names))
 
     def begin(self, pending: PullFuture | None) -> None:
-        """All values are asked for, or none: it is not their clock."""
+        """All values are asked for, or none: it is not their clock. They are waited for at once where this step's
+        gradients did not come from a call of the model: then nothing will wait for them later."""
         if self._is_first_pass and self._called:
             self._is_first_pass = False
             self._first = frozenset(self.arrays) - self._called
         self._pending = pending
+        if not self._is_called:
+            self.finish()
+        self._is_called = False
 
     def finish(self) -> None:
         """Until all are there."""
@@ -68,6 +73,7 @@ class Pulls:
 
     @outside_graphs
     def _begin_of_pass(self, *_: Any) -> None:
+        self._is_called = True
         self._wait(self._first)
 
     def _wait(self, names: Iterable[str]) -> None:

@@ -107,7 +107,7 @@ class Pushes:
         """Zeros where there is none: what shares a slice with others travels with them."""
         if self._factors is not None and (factors := self._factors.take(mirror)):
             return factors
-        return gradient(mirror.parameter) if _has_gradient(mirror) else np.zeros_like(mirror.array)
+        return gradient(mirror) if _has_gradient(mirror) else np.zeros_like(mirror.array)
 
     def _hook(self, name: str, rates: Rates, client: Client) -> Callable[[torch.Tensor], None]:
         @outside_graphs

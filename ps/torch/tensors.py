@@ -61,10 +61,16 @@ def plain_model(model: torch.nn.Module) -> torch.nn.Module:
     return cast(torch.nn.Module, getattr(model, "_orig_mod", model))
 
 
-def gradient(parameter: torch.nn.Parameter) -> Array:
-    """The gradient as an array: its memory on the CPU, else a copy."""
-    assert parameter.grad is not None
-    return _numpy(parameter.grad.detach().to("cpu").contiguous())
+def gradient(mirror: Mirror) -> Array:
+    """The gradient as an array: its memory on the CPU, else a copy. Raises: ConfigError for a sparse one."""
+    grad = mirror.parameter.grad
+    assert grad is not None
+    if grad.layout != torch.strided:
+        raise ConfigError(
+            f"gradient of {mirror.name!r}: expected a dense one, got {str(grad.layout).removeprefix('torch.')}; make "
+            f"its module with sparse=False"
+        )
+    return _numpy(grad.detach().to("cpu").contiguous())
 
 
 @torch.no_grad()

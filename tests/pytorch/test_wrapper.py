@@ -310,3 +310,83 @@ def test_values_are_there_when_a_module_of_torch_reads_its_inner_parameters() ->
             optimizer.step()
 
     torch.testing.assert_close(wrapped(use, attention, servers=2), plain(use, attention))
+
+
+def test_a_rate_is_scheduled_by_who_is_left() -> None:
+    """Rank 0 returns after two clocks; the servers still hear of the others' rates."""
+    rates = {}
+
+    def train(client: ps.Client) -> None:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        own = torch.optim.SGD(model.parameters(), 0.5)
+        optimizer = ps.torch.DistributedOptimizer(own, model, client)
+        schedule = torch.optim.lr_scheduler.StepLR(own, 1, 0.5)
+        for _ in range(2 if client.rank == 0 else 8):
+            optimizer.zero_grad()
+            model(torch.ones(4, 3)).sum().backward()
+            optimizer.step()
+            schedule.step()
+        optimizer.synchronize()
+        rates[client.rank] = client.lr
+
+    with ps.LocalCluster(workers=2, consistency="async", seed=1) as cluster:
+        cluster.run(train)
+    assert rates[1] == pytest.approx(0.5 * 0.5**7)
+
+
+def test_a_model_that_trains_without_its_forward_computes_on_the_newest_values() -> None:
+    class Quiet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(()))
+
+        def loss(self) -> torch.Tensor:
+            return self.w.square() / 2
+
+    def train(client: ps.Client) -> float:
+        model = Quiet()
+        optimizer = ps.torch.DistributedOptimizer(torch.optim.SGD(model.parameters(), 0.5), model, client)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model.loss().backward()
+            optimizer.step()
+        optimizer.synchronize()
+        return model.w.item()
+
+    with ps.LocalCluster(workers=1, consistency="bsp", seed=1) as cluster:
+        assert cluster.run(train) == [0.5**5]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda groups: groups[1].update(lr=0.05), "lr of group 1: expected 0.01"),
+        (lambda groups: groups[0].update(momentum=0.5), "momentum of group 0: expected 0.9, as the servers were told"),
+        (lambda groups: groups[1].update(weight_decay=1.0), "weight_decay of group 1: expected 0"),
+    ],
+    ids=["ratio", "momentum", "decay"],
+)
+def test_an_option_that_is_changed_later_is_refused_by_name(spoil: Any, text: str) -> None:
+    def train(client: ps.Client) -> None:
+        model = nn.Linear(3, 2)
+        groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}]
+        own = torch.optim.SGD(groups, 0.1, momentum=0.9)
+        optimizer = ps.torch.DistributedOptimizer(own, model, client)
+        spoil(optimizer.param_groups)
+        model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+
+    with ps.LocalCluster(workers=1, seed=1) as cluster, pytest.raises(ps.ConfigError, match=text):
+        cluster.run(train)
+
+
+def test_a_sparse_gradient_is_refused_by_name() -> None:
+    def train(client: ps.Client) -> None:
+        model = nn.Embedding(10, 4, sparse=True)
+        optimizer = ps.torch.DistributedOptimizer(torch.optim.SGD(model.parameters(), 0.1), model, client)
+        model(torch.tensor([1, 2])).sum().backward()
+        optimizer.step()
+
+    with ps.LocalCluster(workers=1, seed=1) as cluster, pytest.raises(ps.ConfigError, match="sparse=False"):
+        cluster.run(train)
