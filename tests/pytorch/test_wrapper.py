@@ -321,7 +321,7 @@ def test_a_rate_is_scheduled_by_who_is_left() -> None:
         model = nn.Linear(3, 2)
         own = torch.optim.SGD(model.parameters(), 0.5)
         optimizer = ps.torch.DistributedOptimizer(own, model, client)
-        schedule = torch.optim.lr_scheduler.StepLR(own, 1, 0.5)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
         for _ in range(2 if client.rank == 0 else 8):
             optimizer.zero_grad()
             model(torch.ones(4, 3)).sum().backward()
