@@ -73,6 +73,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._pushes = Pushes(self._trained, client, accumulate, clip_norm, scaler)
         if not self._steps_here:
             self._pushes.hook(self, while_computing=clip_norm is None and scaler is None)
+        client.idle_clock = self._idle_clock
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,12 @@ class DistributedOptimizer(torch.optim.Optimizer):
             client.push(grads, weight)
         client.tick()
         return client.pull_later(out=self._pulls.arrays) if pulls else None
+
+    def _idle_clock(self, _: float) -> None:
+        """Closes a clock without a gradient; the model follows what the others do meanwhile."""
+        self.synchronize()
+        self._pulls.begin(self._end_clock({}))
+        self.synchronize()
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ class Client:
         self._states = {"ps.compression": (encoder.state, encoder.load_state)}
         self._closed = False
         self._pending: PullFuture | None = None  # a pull that was begun
+        self.idle_clock: Callable[[float], None] = self._idle_clock  # given seconds; a wrapper that pulls has its own
         self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
     # ---- who and where ----------------------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ class Client:
         """This worker's share in a data set of this name, lent by the controller `size` positions at a time: what
         `ps.data.leased` is made of."""
         self._open("leases")
-        leases = Leases(self._worker, self._idle_clock, data, examples, epochs, size)
+        leases = Leases(self._worker, lambda timeout_s: self.idle_clock(timeout_s), data, examples, epochs, size)
         self.register_state(
             f"ps.data.{data}",
             lambda: {"floor": leases.floor, "done": [list(span) for span in leases.done]},

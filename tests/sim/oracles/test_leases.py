@@ -13,11 +13,12 @@ from ps.sim.links import LinkFaults
 from ps.sim.loop import Simulator
 from ps.types import Array
 from ps.worker.client import Client
-from tests.sim.helpers import MODELS, Run, restart, simulate
+from tests.sim.helpers import MODELS, ROUGH, Run, restart, simulate
 
 EXAMPLES, EPOCHS, BATCH = 50, 3, 4
 CALM = LinkFaults()
 STEP_S = 0.01
+SEEDS = 15
 
 
 @dataclass
@@ -100,6 +101,27 @@ def test_what_a_killed_worker_held_is_computed_by_the_others(seed: int, notice: 
     check_counts(run, deaths=1)
 
 
+def restarts(counting: Counting, seed: int, model: str, on_worker_loss: str, deaths: int = 4) -> Run:
+    """Workers die at any time, most with pushes and ticks under way, and start again."""
+    rng = np.random.default_rng(seed)
+
+    def plan(sim: Simulator) -> None:
+        for at in rng.random(deaths):
+            restart(sim, int(rng.integers(3)), counting.train, at=0.4 * float(at), after=0.01)
+
+    return simulate(
+        counting.train, seed=seed, consistency=model, optimizer="add", faults=ROUGH, apply_s=0.02,
+        on_worker_loss=on_worker_loss, plan=plan,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ADDS)
+@pytest.mark.parametrize("on_worker_loss", ["drop", "wait"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_nothing_is_left_out_whoever_dies_when(seed: int, on_worker_loss: str, model: str) -> None:
+    check_counts(restarts(Counting(), seed, model, on_worker_loss), deaths=4)
+
+
 @pytest.mark.parametrize("model", ADDS)
 @pytest.mark.parametrize("on_worker_loss", ["drop", "wait"])
 @pytest.mark.parametrize("seed", range(5))
@@ -127,6 +149,24 @@ def test_other_models_come_to_their_end_with_a_death_on_the_way(seed: int, model
         plan=lambda sim: counting.at_step(dead, 3 + seed, lambda: sim.kill_worker(dead)),
     )  # fmt: skip
     assert everything_is_done(run) and sum(counting.spans.values()) >= EXAMPLES * EPOCHS - BATCH
+
+
+def test_who_leaves_early_gives_back_what_it_has_not_computed() -> None:
+    """And only that: with its good-bye the controller hears of the last that it has."""
+    counting = Counting()
+
+    def leaves(client: Client) -> None:
+        client.register({"count": np.zeros(EXAMPLES, np.float32), "small": np.zeros(1, np.float32)})
+        batches = ps.data.leased(EXAMPLES, client, batch=BATCH, epochs=EPOCHS, lease=3 * BATCH)
+        indices = next(batches)
+        for _ in range(2):
+            grad = np.zeros(EXAMPLES, np.float32)
+            grad[indices] = 1 / len(indices)
+            client.push({"count": grad, "small": np.zeros(1, np.float32)}, weight=len(indices))
+            client.tick()
+            indices = next(batches)
+
+    check_counts(simulate({0: leaves, 1: counting.train}, seed=1, workers=2, consistency="async", optimizer="add"))
 
 
 def test_weights_keep_the_mean_exact_where_batches_are_short() -> None:
