@@ -1,4 +1,4 @@
-"""This worker's part of the data: a fresh order each epoch, the same for everybody who knows (seed, clock, rank)."""
+"""This worker's part of the data, in a fresh order each epoch: fixed by (seed, clock, rank), or leased as it goes."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class LeasedBatches(Iterator[Any]):
                 span, clock = self._oldest(), client.clock
                 self._begin(span[0] // self.examples)
                 yield made
-                leases.computed(span, clock)
+                leases.computed(span, max(clock, client.clock - 1))  # the last, where a batch takes several clocks
                 if client.should_stop:
                     return
             if left := len(self._handed):

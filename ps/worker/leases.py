@@ -57,6 +57,7 @@ class Leases:
     def ask(self) -> None:
         """Asks for the next positions; the answer comes while this worker computes."""
         if not self._is_open and self._answer is None:
+            self._settle()
             self._number += 1
             self._is_open, self._withheld, self._told = True, None, self._news
             self._post(self.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +87,45 @@ def test_workers_that_disagree_on_the_data_are_told(seed: int | None) -> None:
 
     with pytest.raises(ps.ConfigError, match=r"worker \d: data set 'data': expected [89] examples, 1 epochs like the"):
         run(seed, differ, consistency="async")
+
+
+def test_files_are_leased_by_their_numbers(tmp_path: Path) -> None:
+    """A file is one example of several clocks: as docs/data.md has it."""
+    for number in range(7):
+        np.save(tmp_path / f"{number}.npy", np.arange(10 * number, 10 * number + 10))
+    files = sorted(tmp_path.glob("*.npy"))
+
+    def reads(client: ps.Client) -> list[int]:
+        client.register({"w": np.zeros(1, np.float32)})
+        seen: list[int] = []
+        for [number] in ps.data.leased(len(files), client, batch=1, epochs=1, lease=1, name="files"):
+            for rows in np.array_split(np.load(files[number]), 3):
+                client.pull()
+                client.push({"w": np.ones(1, np.float32)}, weight=len(rows))
+                client.tick()
+                seen += rows.tolist()
+        return seen
+
+    parts = run(1, reads, workers=3, consistency="ssp:staleness=2")
+    assert sorted(i for part in parts for i in part) == list(range(70))
+    assert min(map(len, parts)) > 0
+
+
+def test_tokens_in_a_mapped_file_are_leased_by_blocks(tmp_path: Path) -> None:
+    np.arange(103, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+
+    def reads(client: ps.Client) -> list[int]:
+        client.register({"w": np.zeros(1, np.float32)})
+        tokens, length = np.memmap(tmp_path / "tokens.bin", np.uint16, mode="r"), 10
+        blocks = tokens[: len(tokens) // length * length].reshape(-1, length)
+        seen: list[int] = []
+        for (block,) in ps.data.leased((blocks,), client, batch=3, epochs=1, lease=3):
+            assert block.shape == (len(block), length) and (np.diff(block, axis=1) == 1).all()
+            client.pull()
+            client.push({"w": np.ones(1, np.float32)}, weight=len(block))
+            client.tick()
+            seen += block.reshape(-1).tolist()
+        return seen
+
+    parts = run(1, reads, workers=2)
+    assert sorted(i for part in parts for i in part) == list(range(100))

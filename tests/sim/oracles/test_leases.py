@@ -19,6 +19,7 @@ EXAMPLES, EPOCHS, BATCH = 50, 3, 4
 CALM = LinkFaults()
 STEP_S = 0.01
 SEEDS = 15
+TWICE = 9 * BATCH  # examples in hand, or with pushes under way, when a worker dies
 
 
 @dataclass
@@ -63,9 +64,10 @@ ADDS = [model for model in MODELS if "local" not in model and "quorum" not in mo
 
 
 def check_counts(run: Run, deaths: int = 0) -> None:
-    """Each example is in the values once per epoch; who dies leaves some, of two epochs at most, for a second time."""
+    """Each example is in the values once per epoch; who dies leaves some for a second time, about two leases."""
     count = np.rint(run.final()["count"])
-    assert count.min() >= EPOCHS and count.max() <= EPOCHS + 2 * deaths, run.say(f"{count}")
+    assert count.min() >= EPOCHS, run.say(f"left out: {count}")
+    assert count.sum() <= EXAMPLES * EPOCHS + deaths * TWICE, run.say(f"{count.sum()}: {count}")
     assert everything_is_done(run), run.say("not over")
 
 
