@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ps.errors import ConfigError
+from ps.keyspace import NAME_BYTES_MAX
 from ps.spans import Span
 from ps.types import Array
+from ps.wire import COUNT_MAX
 from ps.worker.client import Client
 
 
@@ -96,6 +98,10 @@ def leased(
     size = 8 * batch if lease is None else lease
     if examples < 1:
         raise ConfigError(f"data.leased: data: expected at least one example, got {examples}")
+    if examples * epochs > COUNT_MAX:
+        raise ConfigError(f"data.leased: epochs: expected at most 2^62 examples over all of them, got {epochs}")
+    if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
+        raise ConfigError(f"data.leased: name: expected 1 to {NAME_BYTES_MAX} bytes, got {name[:40]!r}")
     if size < batch:
         raise ConfigError(f"data.leased: lease: expected at least one batch of {batch} examples, got {size}")
     if loader is not None and arrays:

@@ -242,6 +242,8 @@ def test_a_loader_makes_one_batch_of_each_list(loader: Any, words: str) -> None:
         (dict(data=np.arange(3)), "data.leased: arrays: expected a tuple of arrays, got one array"),
         (dict(batch=0), "data.leased: batch: expected >= 1"),
         (dict(epochs=-1), "data.leased: epochs: expected >= 0, got -1"),
+        (dict(epochs=2**60), r"epochs: expected at most 2\^62 examples over all of them, got 1152921504606846976"),
+        (dict(name=""), "data.leased: name: expected 1 to 512 bytes, got ''"),
         (dict(lease=3), "data.leased: lease: expected at least one batch of 4 examples, got 3"),
         (dict(data=(np.arange(3),), loader=list), "loader: expected a number of examples as data beside it, got array"),
         (dict(client=SimpleNamespace(sync=None)), "data.leased: client: expected a ps.Client, got SimpleNamespace"),
