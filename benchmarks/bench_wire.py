@@ -63,7 +63,7 @@ SAMPLES: tuple[Any, ...] = (
     m.EpochDone(RANK, INCARNATION, 3),
     m.EpochEnd(3),
     m.Skipped(RANK, INCARNATION, 3, 128),
-    m.Lease(RANK, INCARNATION, "data", 60_000, 10, 7, 512, np.array([1_024]), np.array([1_536])),
+    m.Lease(RANK, INCARNATION, "data", 60_000, 10, 7, 512, False, np.array([1_024]), np.array([1_536])),
     m.Leased("data", 7, 1_536, 2_048, 1_024),
     m.Withheld("data", 7, RANK, 1_000, 0.5),
     m.SetLr(RANK, INCARNATION, 1, 0.01, CLOCK),

@@ -511,7 +511,8 @@ class Lease:
     by Withheld, each time it is asked.
 
     Positions run over all epochs: place p of epoch e is e * examples + p. id: grows with each question of this
-    incarnation. size: positions asked for at most; 0: no question, only news. start_P, stop_P: what it is through with.
+    incarnation. size: positions asked for at most; 0: no question, only news. waits: it pushes nothing until it has an
+    answer. start_P, stop_P: what it is through with.
     """
 
     worker: Worker
@@ -521,6 +522,7 @@ class Lease:
     epochs: Number
     id: Number
     size: Number
+    waits: Flag
     start_P: Counts
     stop_P: Counts
 

@@ -122,6 +122,7 @@ class Controller:
         self.committed: dict[int, int] = {}  # shard -> version
         self.committed_by_all = 0
         self.leases = Leases()
+        self.idle: set[int] = set()  # ranks that push nothing until they are lent something
         self.barrier_opened = 0
         self.epoch_ended = -1
         self.skipped: dict[int, int] = {}  # data epoch -> examples left out
@@ -276,8 +277,7 @@ class Controller:
             about = (WorkerId(rank), member.incarnation, enroll.nonce, size, self.config)
             self._post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
             self._forget_initialiser(rank)
-            self.leases.give_back(rank)
-            self._lend()
+            self._take_back(rank)
 
     def _register(self, register: Register) -> None:
         rank, number = int(register.worker), register.batch
@@ -435,13 +435,31 @@ class Controller:
             self.leases.ask(message)
             self._lend()
             if rank in self.leases.sets[message.data].open:
-                holder = WorkerId(self.leases.holder(message.data))
-                note = self._waiting_for(holder, message.id)
-                self._post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
+                self._withhold(rank, message)
+
+    def _withhold(self, rank: int, message: Lease) -> None:
+        """It waits for others: where that matters, the shards must not wait for it."""
+        if not message.waits:
+            self.idle.discard(rank)
+        elif rank not in self.idle:
+            self.idle.add(rank)
+            self._rest([rank], True)
+        holder = WorkerId(self.leases.holder(message.data))
+        note = self._waiting_for(holder, message.id)
+        self._post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
 
     def _lend(self) -> None:
         for rank, answer in self.leases.answers():
-            self._post(worker_peer(rank), answer)
+            if rank in self.idle:
+                self.idle.discard(rank)
+                self._rest([rank], False, [Send(worker_peer(rank), answer)])
+            else:
+                self._post(worker_peer(rank), answer)
+
+    def _take_back(self, rank: int) -> None:
+        self.idle.discard(rank)
+        self.leases.give_back(rank)
+        self._lend()
 
     # ---- ends -------------------------------------------------------------------------------------------------------
 
@@ -472,8 +490,7 @@ class Controller:
         self._forget_initialiser(rank)
         self._open_barriers()
         self._end_epochs()
-        self.leases.give_back(rank)
-        self._lend()
+        self._take_back(rank)
 
     def _stop(self, reason: str, failed: bool) -> None:
         if self.stopped is None:

@@ -125,19 +125,23 @@ class Leases:
                 self._post(self.size)
             return
         worker.wait(self._settle, timeout_s, worker.missing.verdicts)
-        self._post(self.size)
+        self._post(self.size, waits=True)
         seen = self._place
         worker.wait(
             lambda: not self._is_open or worker.stopped is not None or self._place != seen,
             timeout_s,
             self._who_holds,
-            lambda: self._post(self.size),
+            lambda: self._post(self.size, waits=True),
         )
+        if self._answer is not None and not self.is_over:
+            self._idle_clock(timeout_s)  # values in hand are as old as the wait was long
 
     @property
     def _others_wait(self) -> bool:
         """Somebody's pull, or a round, may depend on this worker's clock."""
         model = self._worker.session.model
+        if self._worker.session.by_version:
+            return False  # the controller tells the shards that it rests
         far, zero = np.array([FAR]), np.zeros(1, np.int64)
         return not (isinstance(model.commit(1), OnArrival) and model.gate(far, zero, far, False).all())
 
@@ -167,10 +171,10 @@ class Leases:
         self.done = united([*self.done, *done])
         self._news = united([*self._news, *done])
 
-    def _post(self, size: int) -> None:
+    def _post(self, size: int, waits: bool = False) -> None:
         worker = self._worker
         self._report_at = worker.port.now() + REPORT_S
         start_P, stop_P = np.array(self._news, np.int64).reshape(-1, 2).T
         mine = WorkerId(worker.rank), worker.incarnation, self.data
         numbers = self.examples, self.epochs, self._number, size
-        worker.post(CONTROLLER, Lease(*mine, *numbers, start_P, stop_P))
+        worker.post(CONTROLLER, Lease(*mine, *numbers, waits=waits, start_P=start_P, stop_P=stop_P))

@@ -171,6 +171,24 @@ def test_who_leaves_early_gives_back_what_it_has_not_computed() -> None:
     check_counts(simulate({0: leaves, 1: counting.train}, seed=1, workers=2, consistency="async", optimizer="add"))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_under_quorum_idle_workers_take_nobodys_place(seed: int) -> None:
+    """One has 40 of 50 examples, one 10, one none: with two for a quorum nobody is ever too late."""
+
+    def train(client: Client) -> None:
+        client.register({"count": np.zeros(EXAMPLES, np.float32)})
+        for indices in ps.data.leased(EXAMPLES, client, batch=BATCH, epochs=1, lease=40):
+            client.pull()
+            client.spend(STEP_S)
+            grad = np.zeros(EXAMPLES, np.float32)
+            grad[indices] = 1 / len(indices)
+            client.push({"count": grad}, weight=len(indices))
+            client.tick()
+
+    run = simulate(train, seed=seed, consistency="quorum:n=2", optimizer="add")
+    assert (np.rint(run.final()["count"]) == 1).all(), run.say(f"{run.final()['count']}")
+
+
 def test_weights_keep_the_mean_exact_where_batches_are_short() -> None:
     """bsp: every step is that of one process with all examples of the clock, whatever the workers' shares."""
     rng = np.random.default_rng(0)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ps.controller.core import Controller, Send
-from ps.messages import Done, Enroll, Lease, Leased, Progress, Rejected, Withheld
+from ps.messages import Confirmed, Done, Enroll, Lease, Leased, Progress, Rejected, Rest, Withheld
 from ps.spans import Span
-from ps.types import Clock, WorkerId, worker_peer
+from ps.types import Clock, WorkerId, server_peer, worker_peer
 
 
 class Lending:
@@ -36,7 +36,8 @@ class Lending:
         given = {"incarnation": self.control.members[rank].incarnation, "data": "data", **changed}
         about = given.get("examples", self.examples), given.get("epochs", self.epochs)
         start_P, stop_P = np.array(done, np.int64).reshape(-1, 2).T
-        lease = Lease(WorkerId(rank), given["incarnation"], given["data"], *about, number, size, start_P, stop_P)
+        waits = given.get("waits", False)
+        lease = Lease(WorkerId(rank), given["incarnation"], given["data"], *about, number, size, waits, start_P, stop_P)
         sends = self.say(rank, lease)
         return [send.body if send.to == worker_peer(rank) else (send.to, send.body) for send in sends]
 
@@ -144,6 +145,25 @@ def test_data_sets_are_apart_and_each_has_one_length() -> None:
     assert rejected == Rejected(1, f"worker 1: data set 'data': {why}", False)
     [rejected] = lending.ask(1, 1, data="huge", examples=2**62, epochs=2)
     assert "expected 1 to 2^62 examples over all epochs, got 4611686018427387904 x 2" in rejected.reason
+
+
+def test_who_waits_for_others_is_not_waited_for_under_quorum() -> None:
+    """And is lent something only once the shards count on it again."""
+    lending = Lending(tells_rest=True)
+    lending.ask(1, 1, size=10)
+    assert bodies(lending.ask(0, 1)) == ["Withheld"], "it still computes what it has"
+    assert bodies(lending.ask(0, 1, waits=True)) == ["Rest", "Withheld"]
+    assert bodies(lending.ask(0, 1, waits=True)) == ["Withheld"]
+    sends = lending.control.worker_lost(1, "it was killed", 0.0)
+    assert [send.body for send in sends if isinstance(send.body, Rest)] == [Rest(2, WorkerId(0), False)]
+    assert not any(isinstance(send.body, Leased) for send in sends)
+    lending.control.handle(server_peer(0), Confirmed(0, 1), 0.0)
+    assert lending.control.handle(server_peer(0), Confirmed(0, 2), 0.0) == [Send(worker_peer(0), leased(1, 0, 4))]
+
+
+def bodies(answers: list[Any]) -> list[str]:
+    """Kinds, of what was said to whomever."""
+    return [type(one[1] if isinstance(one, tuple) else one).__name__ for one in answers]
 
 
 class Faulty:

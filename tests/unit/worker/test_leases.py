@@ -21,6 +21,7 @@ class Worker:
         self.sent: list[Lease] = []
         self.closed = -1  # the last clock that the servers have
         self.session: Any = SimpleNamespace(model=consistency(model), clock=0, has_closed=lambda c: c <= self.closed)
+        self.session.by_version = model.startswith("quorum")
         self.port = SimpleNamespace(now=lambda: self.now)
         self.missing = SimpleNamespace(verdicts=lambda: "verdicts")
         self.stopped = None
@@ -144,13 +145,35 @@ def test_where_nobody_waits_for_clocks_a_wait_lasts_until_there_is_news() -> Non
     assert len(worker.answers) == 1, "who holds the rest has moved: its deadline begins anew"
 
 
-@pytest.mark.parametrize("model", ["bsp", "ssp:staleness=3", "quorum:n=2", "local:every=3"])
+@pytest.mark.parametrize("model", ["bsp", "ssp:staleness=3", "local:every=3"])
 def test_where_others_wait_for_its_clock_a_worker_closes_clocks(model: str) -> None:
     worker = Worker(model)
     worker.answers = [withheld(1)]
     worker.leases.take(1.0)
     worker.leases.wait(1.0)
     assert worker.idle == 1
+
+
+def test_under_quorum_a_worker_says_that_it_waits() -> None:
+    """Clocks without a push would take the places of those who push."""
+    worker = Worker("quorum:n=2")
+    worker.answers = [withheld(1)]
+    worker.leases.take(1.0)
+    assert [one.waits for one in worker.sent] == [False, False]
+    worker.sent.clear()
+    worker.answers = [withheld(1), leased(1, 20, 20)]
+    worker.leases.wait(1.0)
+    worker.leases.wait(1.0)
+    assert worker.idle == 0 and all(one.waits for one in worker.sent)
+
+
+def test_after_a_wait_a_clock_brings_new_values() -> None:
+    worker = Worker()
+    worker.answers = [withheld(1)]
+    worker.leases.take(1.0)
+    worker.answers = [leased(1, 4, 8)]
+    worker.leases.wait(1.0)
+    assert worker.idle == 1 and worker.leases.take(1.0) == (4, 8)
 
 
 def test_a_round_of_its_own_is_ended_before_a_wait() -> None:
@@ -163,6 +186,6 @@ def test_a_round_of_its_own_is_ended_before_a_wait() -> None:
     worker.leases.wait(1.0)
     worker.leases.wait(1.0)
     assert (worker.idle, worker.session.clock) == (2, 6)
-    worker.answers = [5, leased(1, 4, 8)]
+    worker.answers = [5, leased(1, 20, 20)]
     worker.leases.wait(1.0)
     assert worker.idle == 2 and worker.leases.done == [(0, 4)]
