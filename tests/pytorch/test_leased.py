@@ -94,3 +94,39 @@ def test_a_wrapped_model_follows_the_others_through_idle_clocks() -> None:
     assert sum(steps for steps, _ in results) == 9
     steps, clock = results[1 - idle[0]]
     assert steps == 4 and clock > steps, "it had idle clocks"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(consistency="bsp"),
+        dict(consistency="ssp:staleness=3"),
+        dict(consistency="quorum:n=1"),
+        dict(consistency="async"),
+        dict(consistency="downpour:push_every=2,pull_every=2"),
+        dict(consistency="local:every=4", optimizer="sgd:lr=1"),
+    ],
+    ids=lambda options: options["consistency"],
+)
+def test_a_wrapped_model_trains_on_leased_data_under_every_model(options: dict[str, Any]) -> None:
+    problem = Problem("mlp")
+    x, y = problem.x.numpy(), problem.y.numpy()
+
+    def train(client: ps.Client) -> tuple[int, torch.Tensor]:
+        model, seen = problem.copy(), 0
+        own = torch.optim.SGD(model.parameters(), 0.1)
+        optimizer = ps.torch.DistributedOptimizer(own, model, client)
+        for rows, labels in ps.data.leased((x, y), client, batch=5, epochs=6, lease=10):
+            optimizer.zero_grad()
+            optimizer.examples = len(rows)
+            nn.functional.cross_entropy(model(torch.from_numpy(rows)), torch.from_numpy(labels)).backward()
+            optimizer.step()
+            seen += len(rows)
+        model.state_dict()  # waits for what is under way
+        return seen, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    results = run(train, workers=3, **options)
+    assert sum(seen for seen, _ in results) == 6 * len(x)
+    start = problem.whole_loss(torch.cat([p.detach().flatten() for p in problem.model.parameters()]))
+    for _, values in results:
+        assert problem.whole_loss(values) < 0.95 * start
