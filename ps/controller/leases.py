@@ -83,8 +83,8 @@ class Leases:
         whole = [(0, message.examples * message.epochs)]
         data = self.sets.setdefault(message.data, DataSet(message.data, message.examples, message.epochs, whole))
         data.take_done(rank, united(zip(message.start_P.tolist(), message.stop_P.tolist(), strict=True)))
-        last = data.answers.get(rank)
-        if message.size and (last is None or message.id >= last.id):
+        newest = max((one.id for one in (data.answers.get(rank), data.open.get(rank)) if one is not None), default=0)
+        if message.size and message.id >= newest:
             data.open[rank] = message
 
     def give_back(self, rank: int) -> None:

@@ -67,6 +67,12 @@ def test_a_repeated_question_gets_the_same_answer() -> None:
     assert lending.ask(0, 1) == [], "a late copy"
 
 
+def test_a_late_copy_does_not_take_the_place_of_the_open_question() -> None:
+    lending = Lending()
+    lending.ask(0, 1, size=2), lending.ask(1, 1, size=10), lending.ask(0, 3), lending.ask(0, 2)
+    assert lending.control.leases.sets["data"].open[0].id == 3
+
+
 def test_news_without_a_question_get_no_answer() -> None:
     lending = Lending()
     lending.ask(0, 1)
