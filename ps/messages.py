@@ -504,6 +504,53 @@ class Skipped:
     examples: Number
 
 
+@message(65)
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Worker -> controller: it asks for its next examples of a data set. Answered by Leased, once there are any; else
+    by Withheld, each time it is asked.
+
+    Positions run over all epochs: place p of epoch e is e * examples + p. id: grows with each question of this
+    incarnation. size: positions asked for at most; 0: no question, only news. waits: it pushes nothing until it has an
+    answer. start_P, stop_P: what it is through with.
+    """
+
+    worker: Worker
+    incarnation: Number
+    data: Annotated[str, text(NAME_BYTES_MAX)]
+    examples: Number
+    epochs: Number
+    id: Number
+    size: Number
+    waits: Flag
+    start_P: Counts
+    stop_P: Counts
+
+
+@message(66)
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done."""
+
+    data: Annotated[str, text(NAME_BYTES_MAX)]
+    id: Number
+    start: Number
+    stop: Number
+    floor: Number
+
+
+@message(67)
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Nothing is free: others still hold the rest. worker: one that does; its clock, its last sign of life."""
+
+    data: Annotated[str, text(NAME_BYTES_MAX)]
+    id: Number
+    worker: Worker
+    clock: Annotated[int, INT64]
+    silent_s: Real
+
+
 @message(57)
 @dataclass(frozen=True, slots=True)
 class SetLr:

@@ -93,7 +93,8 @@ def _array(dtype: str, low: int, high: int | None = None) -> Kind:
 
 
 INT64 = _integer(-(2**63), 2**63 - 1)
-COUNT = _integer(0, 2**62)  # clocks, versions, numbers, ids: one more is still an int64
+COUNT_MAX = 2**62
+COUNT = _integer(0, COUNT_MAX)  # clocks, versions, numbers, ids: one more is still an int64
 RANK = _integer(-1, 2**31 - 1)  # -1: nobody in particular
 REAL = Kind("a finite float", float, _real)
 FLAG = Kind("a boolean", bool, _flag)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ps.compression.auto import Decision
+from ps.controller.leases import Leases
 from ps.errors import ConfigError
 from ps.keyspace import Keyspace, Parameter, empty_map, place
 from ps.messages import (
@@ -29,6 +30,7 @@ from ps.messages import (
     Enrolled,
     EpochDone,
     EpochEnd,
+    Lease,
     Log,
     Lost,
     LrSet,
@@ -45,6 +47,7 @@ from ps.messages import (
     Spec,
     Stop,
     Waiting,
+    Withheld,
 )
 from ps.types import JOIN_AHEAD_MAX, Clock, PeerId, WorkerId, server_peer, worker_peer
 
@@ -118,6 +121,8 @@ class Controller:
         self.batches: list[Batch] = []
         self.committed: dict[int, int] = {}  # shard -> version
         self.committed_by_all = 0
+        self.leases = Leases()
+        self.idle: set[int] = set()  # ranks that push nothing until they are lent something
         self.barrier_opened = 0
         self.epoch_ended = -1
         self.skipped: dict[int, int] = {}  # data epoch -> examples left out
@@ -240,6 +245,8 @@ class Controller:
                 self._order(lambda order: Rate(order, lr, at_clock), [Send(worker_peer(rank), LrSet(number))])
             case Skipped(_, _, epoch, examples):
                 self.skipped[epoch] = self.skipped.get(epoch, 0) + examples
+            case Lease():
+                self._lease(member, message)
             case Done(rank, _, error):
                 self._done(int(rank), member, error)
 
@@ -270,6 +277,7 @@ class Controller:
             about = (WorkerId(rank), member.incarnation, enroll.nonce, size, self.config)
             self._post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
             self._forget_initialiser(rank)
+            self._take_back(rank)
 
     def _register(self, register: Register) -> None:
         rank, number = int(register.worker), register.batch
@@ -416,6 +424,43 @@ class Controller:
             for rank in live:
                 self._post(worker_peer(rank), EpochEnd(self.epoch_ended))
 
+    def _lease(self, member: Member, message: Lease) -> None:
+        rank, what = int(message.worker), f"data set {message.data!r}: "
+        if member.state != "running":  # nobody would take back what it got
+            why = f"worker {rank}: {what}the others go on without it, it was lost at clock {member.clock}"
+            self._post(worker_peer(rank), Rejected(message.incarnation, why, fenced=True))
+        elif wrong := self.leases.check(message):
+            self._post(worker_peer(rank), Rejected(message.incarnation, f"worker {rank}: {what}{wrong}", fenced=False))
+        else:
+            self.leases.ask(message)
+            self._lend()
+            if rank in self.leases.sets[message.data].open:
+                self._withhold(rank, message)
+
+    def _withhold(self, rank: int, message: Lease) -> None:
+        """It waits for others: where that matters, the shards must not wait for it."""
+        if not message.waits:
+            self.idle.discard(rank)
+        elif rank not in self.idle:
+            self.idle.add(rank)
+            self._rest([rank], True)
+        holder = WorkerId(self.leases.holder(message.data))
+        note = self._waiting_for(holder, message.id)
+        self._post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
+
+    def _lend(self) -> None:
+        for rank, answer in self.leases.answers():
+            if rank in self.idle:
+                self.idle.discard(rank)
+                self._rest([rank], False, [Send(worker_peer(rank), answer)])
+            else:
+                self._post(worker_peer(rank), answer)
+
+    def _take_back(self, rank: int) -> None:
+        self.idle.discard(rank)
+        self.leases.give_back(rank)
+        self._lend()
+
     # ---- ends -------------------------------------------------------------------------------------------------------
 
     def _done(self, rank: int, member: Member, error: str) -> None:
@@ -445,6 +490,7 @@ class Controller:
         self._forget_initialiser(rank)
         self._open_barriers()
         self._end_epochs()
+        self._take_back(rank)
 
     def _stop(self, reason: str, failed: bool) -> None:
         if self.stopped is None:

@@ -81,6 +81,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if not self._steps_here and clip_norm is None and scaler is None:
             linear_of = model if plain_model(model) is model else None  # torch.compile would trace what keeps factors
             self._worker.while_computing(lambda client: self._pushes.hook(self, client, linear_of))
+        if client is not None and process_group is None:
+            client.idle_clock = self._idle_clock
 
     @property
     def worker(self) -> About:
@@ -124,13 +126,24 @@ class DistributedOptimizer(torch.optim.Optimizer):
         else:
             self.follow_rate(client)
         grads = self._pushes.gradients(names)
-        pulls = (client.clock + 1) % self._pull_every == 0
-        if grads and pulls:
+        if grads and self._pulls_now(client):
             return client.push_pull_later(grads, weight, out=self._pulls.arrays)
         if grads:
             client.push(grads, weight)
+        return self._tick(client)
+
+    def _tick(self, client: Client) -> PullFuture | None:
+        pulls = self._pulls_now(client)
         client.tick()
         return client.pull_later(out=self._pulls.arrays) if pulls else None
+
+    def _pulls_now(self, client: Client) -> bool:
+        return (client.clock + 1) % self._pull_every == 0
+
+    def _idle_clock(self, _: float) -> None:
+        """Closes a clock without a gradient; the model follows what the others do meanwhile."""
+        self.synchronize()
+        self._pulls.begin(self._worker.end_clock(self._tick, self._trained.values()))
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from ps.keyspace import Options, Parameter, numpy_dtype
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
+from ps.worker.leases import Leases
 from ps.worker.probe import measure
 from ps.worker.pulling import PullFuture
 from ps.worker.runtime import Worker
@@ -42,6 +43,7 @@ class Client:
         self._states = {"ps.compression": (encoder.state, encoder.load_state)}
         self._closed = False
         self._pending: PullFuture | None = None  # a pull that was begun
+        self.idle_clock: Callable[[float], None] = self._idle_clock  # given seconds; a wrapper that pulls has its own
         self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
     # ---- who and where ----------------------------------------------------------------------------------------------
@@ -371,6 +373,25 @@ class Client:
         """Counts the examples that were left out because the epoch had ended."""
         self._post(Skipped(WorkerId(self.rank), self._worker.incarnation, epoch, examples))
 
+    def leases(self, data: str, examples: int, epochs: int, size: int) -> Leases:
+        """This worker's share in a data set of this name, lent by the controller `size` positions at a time: what
+        `ps.data.leased` is made of."""
+        self._open("leases")
+        leases = Leases(self._worker, lambda timeout_s: self.idle_clock(timeout_s), data, examples, epochs, size)
+        self.register_state(
+            f"ps.data.{data}",
+            lambda: {"floor": leases.floor, "done": [list(span) for span in leases.done]},
+            lambda state: leases.restore(state["floor"], [(start, stop) for start, stop in state["done"]]),
+        )
+        self._worker.leases[data] = leases
+        return leases
+
+    def _idle_clock(self, timeout_s: float) -> None:
+        """Closes a clock without a push, at the pace of the others: a pull waits as the model says."""
+        self._registered("leases")
+        self.pull([min(self._worker.keyspace.parameters, key=lambda p: p.size).name], timeout=timeout_s)
+        self.tick(timeout=timeout_s)
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, error: str = "", *, timeout: float | None = None) -> None:
@@ -390,6 +411,8 @@ class Client:
                 self._finish_pull()
                 worker.finish(seconds)
                 worker.wait(lambda: worker.session.is_settled, seconds, lambda: "close: " + worker.missing.verdicts())
+                for leases in worker.leases.values():
+                    leases.report()
                 worker.perform(worker.session.leave(worker.port.now()))
                 worker.wait(lambda: worker.session.has_left, seconds, lambda: "close: a server has not let go")
         except BaseException as failure:  # an interrupt, too: it has not left

@@ -240,6 +240,16 @@ class Session:
         """Every push has a verdict (gathered is one) and every tick is known."""
         return not self._ticks and all(len(e.gathered) == len(e.open) for e in self.pushes.values())
 
+    @property
+    def repeats(self) -> bool:
+        """Pushes of this clock may be left out: an earlier incarnation has begun it, and closed it on some slices."""
+        begun = any(count > 0 and clock >= self.clock for (_, clock), count in self.ahead.items())
+        return begun or bool((self.finished_S > self.clock).any())
+
+    def has_closed(self, clock: Clock) -> bool:
+        """This clock is finished, and every shard has all that was pushed up to its end."""
+        return clock < self.clock and all(open_clock > clock for _, open_clock in self._ticks)
+
     def leave(self, now: float) -> list[Action]:
         """Leaves the clock minimum of every shard."""
         return [send for shard in range(self.shards) for send in self._again(("leave", shard), now)]

@@ -22,12 +22,14 @@ from ps.messages import (
     Enroll,
     Enrolled,
     EpochEnd,
+    Leased,
     LrSet,
     Probe,
     Registered,
     Rejected,
     Stop,
     Waiting,
+    Withheld,
 )
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
@@ -38,6 +40,7 @@ from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.actions import Action, Deliver, PullEntry, Send, Settled
 from ps.worker.arrays import Arrays
 from ps.worker.core import Session
+from ps.worker.leases import Leases
 from ps.worker.missing import Missing
 from ps.worker.port import Port
 from ps.worker.pulling import PullFuture
@@ -68,6 +71,7 @@ class Worker:
         self.behind: Waiting | None = None  # whom a barrier, or a batch without initial values, waits for
         self.lr_asked = self.lr_set = 0  # changes that this worker asked for; the last that is in force
         self.epoch_ended = -1
+        self.leases: dict[str, Leases] = {}  # by data set
         self.link = 0.0  # bytes per second to a server; 0: not measured
         self.probed = 0  # the last probe that has come back
         self.verdicts: dict[
@@ -312,6 +316,8 @@ class Worker:
                 self.probed = max(self.probed, number)
             case EpochEnd(epoch):
                 self.epoch_ended = max(self.epoch_ended, epoch)
+            case Leased() | Withheld() if body.data in self.leases:
+                self.leases[body.data].hear(body)
             case Stop():
                 self.stopped = body
             case Rejected() if not self.has_session or body.incarnation in (0, self.incarnation):

@@ -93,7 +93,8 @@ def test_codes_stay_what_they_are() -> None:
         "20:Welcome 21:InitDone 22:Verdicts 23:Gap 24:Ticked 25:Values 26:Waiting 27:LeaveDone 28:Rejected "
         "40:Enroll 41:Enrolled 42:Register 43:Registered 44:Place 45:Placed 46:Progress 47:Committed "
         "48:CommittedByAll 49:Barrier 50:BarrierOpen 51:Stop 52:Lost 53:Done 54:EpochDone 55:EpochEnd 56:Skipped "
-        "57:SetLr 58:Log 59:BatchReady 60:LrSet 61:Rate 62:Rest 63:Confirmed 64:Probe"
+        "57:SetLr 58:Log 59:BatchReady 60:LrSet 61:Rate 62:Rest 63:Confirmed 64:Probe "
+        "65:Lease 66:Leased 67:Withheld"
     )
 
 

@@ -119,6 +119,10 @@ def is_settled(worker: Session) -> bool:
     return worker.is_settled
 
 
+def repeats(worker: Session) -> bool:
+    return worker.repeats
+
+
 def has_left(worker: Session) -> bool:
     return worker.has_left
 
@@ -380,6 +384,31 @@ def test_a_confirmed_tick_confirms_those_before() -> None:
     tick(worker)
     worker.handle(0, ticked(1), 0.1)
     assert is_settled(worker)
+
+
+def test_a_clock_is_closed_when_every_shard_has_confirmed_it() -> None:
+    worker = session(slices=2, shards=2)
+    assert not worker.has_closed(Clock(0)), "it has not ended here"
+    tick(worker)
+    tick(worker)
+    worker.handle(0, ticked(1), 0.1)
+    worker.handle(1, ticked(0), 0.1)
+    assert worker.has_closed(Clock(0)) and not worker.has_closed(Clock(1))
+
+
+def test_what_an_earlier_incarnation_has_begun_is_repeated_until_its_clock_is_over() -> None:
+    """Closed on one slice of two; or a push applied on one, in a clock that is open."""
+    worker = session(joined=False)
+    worker.handle(0, welcome((0, 4, 3), (1, 3, 2), clock=2), 0.0)
+    worker.place(ids(0, 0), ids(64, 64))
+    assert worker.clock == 2 and repeats(worker)
+    tick(worker)
+    assert not repeats(worker)
+    worker.ahead[1, 3] += 1
+    assert repeats(worker)
+    tick(worker)
+    assert not repeats(worker)
+    assert not repeats(session())
 
 
 def test_downpour_ticks_travel_when_a_push_or_pull_may_follow() -> None:
