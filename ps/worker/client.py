@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, SupportsFloat, TypeAlias
+from typing import Any, SupportsFloat
 
 import numpy as np
 
-from ps import kernels
 from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.factors import Factors
-from ps.keyspace import Options, Parameter, numpy_dtype
+from ps.keyspace import Options
 from ps.messages import Barrier, Code, Done, EpochDone, SetLr, Skipped, Stop
 from ps.metrics import Metrics
 from ps.types import CONTROLLER, Array, Clock, WorkerId
+from ps.worker.checks import (
+    Gradients,
+    checked_grads,
+    checked_mapping,
+    checked_number,
+    checked_out,
+    checked_weight,
+    nonfinite,
+)
 from ps.worker.leases import Leases
 from ps.worker.probe import measure
 from ps.worker.pulling import PullFuture
 from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
 
-log = logging.getLogger("ps")
 
-Gradients: TypeAlias = Mapping[str, Array | Factors]  # by name of the parameter
-
-WEIGHT_MAX = 1e12  # and 1 / WEIGHT_MAX at least: float32 holds sums of weights, and their products with gradients
 REASON_BYTES_MAX = 8000
 
 
@@ -139,7 +142,7 @@ class Client:
         """
         self._open("register")
         arrays = {}
-        for name, array in _mapping("register", values).items():
+        for name, array in checked_mapping("register", values).items():
             if not isinstance(name, str):
                 raise ConfigError(f"register: expected names as str, got {name!r}")
             arrays[name] = np.asarray(array)
@@ -171,7 +174,7 @@ class Client:
         self._finish_pull()
         wanted = self._worker.keyspace.names(names)
         self._worker.keyspace.slice_ids(wanted)
-        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        outputs = self._worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
         self._worker.pull(wanted, outputs, self._timeout(timeout))
         return outputs
 
@@ -191,7 +194,7 @@ class Client:
         self._finish_pull()
         wanted = self._worker.keyspace.names(names)
         self._worker.keyspace.slice_ids(wanted)
-        outputs = self._worker.arrays.outputs(wanted, self._checked_out(out, wanted))
+        outputs = self._worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
         self._pending = self._worker.pull_later(wanted, outputs, self._timeout(timeout))
         return self._pending
 
@@ -213,8 +216,8 @@ class Client:
         """
         self._registered("push")
         self._finish_pull()
-        weight, arrays = _weight(weight), self._checked_grads(grads)
-        if bad := self._bad(arrays):
+        weight, arrays = checked_weight(weight), checked_grads(self._worker, grads)
+        if bad := nonfinite(self._worker, arrays):
             return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {bad}"))
         clock = self.clock
         push = self._worker.pushing.push(arrays, weight, copy, self._timeout(timeout))
@@ -232,8 +235,8 @@ class Client:
                 f"step_to: expected consistency local, where workers step, got {self.config.consistency}; use push"
             )
         self._finish_pull()
-        weight, arrays = _weight(weight), self._checked_grads(values)
-        if self._bad(arrays):
+        weight, arrays = checked_weight(weight), checked_grads(self._worker, values)
+        if nonfinite(self._worker, arrays):
             raise ConfigError("step_to: expected finite values, got NaN or Inf: training has diverged; lower its lr")
         self._worker.pushing.step_to({n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight)
 
@@ -274,12 +277,12 @@ class Client:
         worker, seconds, weight, arrays = (
             self._worker,
             self._timeout(timeout),
-            _weight(weight),
-            self._checked_grads(grads),
+            checked_weight(weight),
+            checked_grads(self._worker, grads),
         )
         wanted = worker.keyspace.names(None)
-        outputs = worker.arrays.outputs(wanted, self._checked_out(out, wanted))
-        if self._bad(arrays):
+        outputs = worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
+        if nonfinite(self._worker, arrays):
             worker.tick(seconds)
             self._pending = worker.pull_later(wanted, outputs, seconds)
         else:
@@ -292,7 +295,7 @@ class Client:
     def log(self, **values: SupportsFloat) -> None:
         """Metrics of this clock, for the live view, stop rules, sweeps. Non-finite values are left out."""
         self._open("log")
-        numbers = {name: _number(f"log: {name}", value) for name, value in values.items()}
+        numbers = {name: checked_number(f"log: {name}", value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
         self._worker.reports.log(tuple(kept), tuple(kept.values()))
 
@@ -327,7 +330,7 @@ class Client:
         """
         self._open("set_lr")
         seconds, worker = self._timeout(timeout), self._worker
-        rate, clock = _number("set_lr: lr", lr), self.clock if at_clock is None else at_clock
+        rate, clock = checked_number("set_lr: lr", lr), self.clock if at_clock is None else at_clock
         if not (math.isfinite(rate) and rate >= 0):
             raise ConfigError(f"set_lr: lr: expected a finite number >= 0, got {rate!r}")
         if clock < 0:
@@ -439,7 +442,7 @@ class Client:
         self._worker.post(CONTROLLER, body)
 
     def _timeout(self, timeout: float | None) -> float:
-        seconds = self._worker.config.timeout_s if timeout is None else _number("timeout", timeout)
+        seconds = self._worker.config.timeout_s if timeout is None else checked_number("timeout", timeout)
         if not seconds > 0:
             raise ConfigError(f"timeout: expected seconds > 0, got {timeout!r}; None means the run's timeout_s")
         return seconds
@@ -453,100 +456,5 @@ class Client:
         if not self._worker.registration.batches:
             raise ConfigError(f"{call}: no parameters yet; call client.register({{name: array}}) first")
 
-    def _checked_grads(self, grads: Gradients) -> dict[str, Array | Factors]:
-        """Each in its parameter's master dtype; factors only where they are to travel."""
-        keyspace = self._worker.keyspace
-        ids = keyspace.slice_ids(_mapping("push", grads))
-        arrays: dict[str, Array | Factors] = {}
-        for name, grad in grads.items():
-            parameter = keyspace.parameters[keyspace.index_of[name]]
-            if not parameter.trainable:
-                what = "is frozen" if parameter.options.frozen else f"has dtype {parameter.dtype}"
-                raise ConfigError(
-                    f"push of {name!r}: expected a trainable parameter, got one that {what}, which is stored and "
-                    f"pulled only; leave it out"
-                )
-            arrays[name] = grad.fitted(parameter) if isinstance(grad, Factors) else _fitted(grad, parameter)
-        for slice_id in ids:
-            members = [keyspace.parameters[piece.parameter].name for piece in keyspace.slices[slice_id].pieces]
-            absent = [name for name in members if name not in arrays]
-            if absent:
-                raise ConfigError(
-                    f"push of {next(m for m in members if m in arrays)!r}: it travels in one slice with "
-                    f"{', '.join(map(repr, absent[:4]))}; push them together (zeros where there is no gradient)"
-                )
-        for name, grad in arrays.items():
-            if isinstance(grad, Factors):
-                arrays[name] = self._worker.schemes.chosen(name, grad)
-        return arrays
 
-    def _bad(self, grads: Gradients) -> str:
-        """Names of gradients with NaN or Inf, for which the push is dropped: counted and warned about here.
-
-        Factors that are to travel are known to be finite.
-        """
-        arrays = {name: grad for name, grad in grads.items() if not isinstance(grad, Factors)}
-        if bad := ", ".join(name for name, array in arrays.items() if not kernels.all_finite(array.reshape(-1))):
-            self.metrics.count("nonfinite_pushes")
-            log.warning("worker %d: push at clock %d dropped: NaN or Inf in %s", self.rank, self.clock, bad)
-        return bad
-
-    def _checked_out(self, out: Mapping[str, Array] | None, wanted: list[str]) -> Mapping[str, Array] | None:
-        names = set(wanted)
-        for name, array in _mapping("pull: out", {} if out is None else out).items():
-            if name not in names:
-                raise ConfigError(f"pull: out: expected names among the pulled ones, got {name!r}")
-            if not isinstance(array, np.ndarray):
-                raise ConfigError(f"pull: out[{name!r}]: expected a numpy array, got {type(array).__name__}")
-            parameter = self._worker.keyspace.parameters[self._worker.keyspace.index_of[name]]
-            fits = (
-                array.dtype == numpy_dtype(parameter.dtype) or array.dtype.name == parameter.dtype
-            )  # a name takes long
-            if array.shape != parameter.shape or not fits:
-                got = f"{tuple(array.shape)} {array.dtype.name}"
-                raise ConfigError(f"pull: out[{name!r}]: expected shape {parameter.shape} {parameter.dtype}, got {got}")
-            if not (array.flags.c_contiguous and array.flags.writeable):
-                got = "a read-only one" if array.flags.c_contiguous else f"strides {array.strides}"
-                raise ConfigError(f"pull: out[{name!r}]: expected a writeable C-contiguous array, got {got}")
-        return out
-
-
-def _fitted(grad: Any, parameter: Parameter) -> Array:
-    """The gradient as a contiguous array of the master dtype."""
-    array, what = np.asarray(grad), f"push of {parameter.name!r}"
-    if tuple(array.shape) != parameter.shape:
-        raise ConfigError(f"{what}: expected shape {parameter.shape}, got {tuple(array.shape)}")
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise ConfigError(f"{what}: expected an array of real numbers, got dtype {array.dtype}")
-    if array.dtype != parameter.master or not array.flags.c_contiguous:
-        with np.errstate(over="ignore"):  # what overflows is found as Inf
-            array = np.ascontiguousarray(array, parameter.master).reshape(parameter.shape)
-    return array
-
-
-def _mapping(call: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{call}: expected a dict name -> array, got {type(value).__name__}")
-    return value
-
-
-def _weight(weight: float) -> float:
-    number = _number("push: weight", weight)
-    if not 1 / WEIGHT_MAX <= number <= WEIGHT_MAX:
-        raise ConfigError(
-            f"push: weight: expected a number of examples > 0 (at most {WEIGHT_MAX:g}), got {number:g}; a clock "
-            f"without a push contributes nothing: only tick()"
-        )
-    return number
-
-
-def _number(what: str, value: Any) -> float:
-    try:
-        if isinstance(value, str):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{what}: expected a number, got {value!r}") from None
-
-
-__all__ = ["Accumulated", "Applied", "Client", "Code", "PushFuture", "Refused"]
+__all__ = ["Accumulated", "Applied", "Client", "Code", "Gradients", "PushFuture", "Refused"]
