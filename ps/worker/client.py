@@ -32,7 +32,6 @@ from ps.worker.pulling import PullFuture
 from ps.worker.runtime import Worker
 from ps.worker.verdicts import Accumulated, Applied, PushFuture, Refused
 
-
 REASON_BYTES_MAX = 8000
 
 
