@@ -23,8 +23,9 @@ from ps.control.frames import (
 from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
 from ps.control.lines import Line, misplaced
 from ps.control.logs import Logged, Logs
+from ps.controller.actions import Send
 from ps.controller.build import build_controller
-from ps.controller.core import Controller, Send
+from ps.controller.core import Controller
 from ps.errors import FrameError
 from ps.messages import Enroll, Enrolled, Log, Rejected, Stop
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from ps.compression.auto import Decision
+from ps.controller.actions import Send
+from ps.controller.batches import Batches, Settle
 from ps.controller.leases import Leases
-from ps.errors import ConfigError
-from ps.keyspace import Keyspace, Parameter, empty_map, place
 from ps.messages import (
     TEXT_MAX,
     Barrier,
@@ -34,30 +33,19 @@ from ps.messages import (
     Log,
     Lost,
     LrSet,
-    Place,
     Placed,
     Progress,
     Rate,
     Register,
-    Registered,
     Rejected,
     Rest,
     SetLr,
     Skipped,
-    Spec,
     Stop,
     Waiting,
     Withheld,
 )
 from ps.types import JOIN_AHEAD_MAX, Clock, PeerId, WorkerId, server_peer, worker_peer
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """A message to a peer."""
-
-    to: PeerId
-    body: Any
 
 
 @dataclass(slots=True)
@@ -73,22 +61,6 @@ class Member:
     barrier: int = 0  # last barrier reached
     logged: dict[str, float] = field(default_factory=dict)
     logged_clock: int = 0
-
-
-Settle = Callable[[list[Parameter], float], tuple[Decision, list[Parameter]]]  # of a batch, over a link of bytes/s
-
-
-@dataclass(slots=True)
-class Batch:
-    """One registered batch of parameters and who waits for its placement and initial values."""
-
-    specs: tuple[Spec, ...]
-    place: Place
-    decision: Decision
-    confirmed: set[int] = field(default_factory=set)  # shards
-    initialiser: int = -1  # the worker that was told to send the initial values
-    ready: bool = False  # the shards have them
-    waiting: set[int] = field(default_factory=set)  # worker ranks
 
 
 class Controller:
@@ -108,17 +80,12 @@ class Controller:
         check_optimizer: Callable[[str], object] = str,
     ) -> None:
         self.size, self.shards, self.config = workers, shards, config
-        self.settle = settle  # gives the parameters of a batch their codecs, where the run leaves that to us
-        self.check_optimizer = check_optimizer  # raises ConfigError for one that the script cannot have
-        self.optimizer = ""  # the script's, where it has asked for one
         self.on_worker_loss, self.epoch_share = on_worker_loss, epoch_share
         self.lease_s, self.restart_s = lease_s, restart_s  # seconds without progress; until a lost worker is back
         self.tells_rest = tells_rest  # shards commit by quorum: they must not count on workers that wait for others
         self.members: dict[int, Member] = {rank: Member() for rank in range(workers)}
         self.readers: list[PeerId] = []
-        self.keyspace = Keyspace()
-        self.map = empty_map(shards)
-        self.batches: list[Batch] = []
+        self.batches = Batches(self, shards, settle, check_optimizer)
         self.committed: dict[int, int] = {}  # shard -> version
         self.committed_by_all = 0
         self.leases = Leases()
@@ -148,7 +115,7 @@ class Controller:
                 self._of_worker(self.members[rank], message)
         else:
             reason = f"worker {rank}: expected its current incarnation, got {message.incarnation}; it was restarted"
-            self._post(sender, Rejected(message.incarnation, reason, fenced=True))
+            self.post(sender, Rejected(message.incarnation, reason, fenced=True))
         return self._take()
 
     def on_timer(self, now: float) -> list[Send]:
@@ -178,8 +145,8 @@ class Controller:
     def server_lost(self, shard: int, why: str, now: float) -> list[Send]:
         """A server is gone, and with it the only copy of its slices."""
         self._now = now
-        ids = self.map.of_shard(shard)
-        held = ", ".join(self.keyspace.describe(int(i)) for i in ids[:3])
+        ids = self.batches.map.of_shard(shard)
+        held = ", ".join(self.batches.keyspace.describe(int(i)) for i in ids[:3])
         more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
         what = f"with the only copy of {held}{more}" if held else "before it held any values"
         self._stop(f"server {shard} was lost ({why}) {what}; start the run again", True)
@@ -203,7 +170,7 @@ class Controller:
             case Enroll():
                 self._enroll(sender, message)
             case Placed(shard, epoch):
-                self._placed(shard, epoch)
+                self.batches.placed(shard, epoch)
             case Committed(shard, version):
                 self._committed(shard, version)
             case Confirmed(shard, order) if order in self._unconfirmed:
@@ -215,15 +182,14 @@ class Controller:
             case Stop(reason, failed):
                 self._stop(reason, failed)
             case _:
-                self._post(sender, Rejected(0, f"controller: no use for a {type(message).__name__}", fenced=False))
+                self.post(sender, Rejected(0, f"controller: no use for a {type(message).__name__}", fenced=False))
 
     def _of_worker(self, member: Member, message: Any) -> None:
         match message:
             case Register():
-                self._register(message)
-            case BatchReady(rank, _, number) if number < len(self.batches):
-                self.batches[number].ready = True
-                self._wait_for(number, int(rank))
+                self.batches.register(message)
+            case BatchReady(rank, _, number):
+                self.batches.ready(number, int(rank))
             case Progress(_, _, clock):
                 member.clock = clock
             case Log():
@@ -232,11 +198,11 @@ class Controller:
             case Barrier(rank, _, number):
                 asked_again, member.barrier = number == member.barrier, number
                 if number <= self.barrier_opened:  # a joiner's or a restarted worker's: long open
-                    self._post(worker_peer(rank), BarrierOpen(number))
+                    self.post(worker_peer(rank), BarrierOpen(number))
                 elif asked_again:
-                    self._post(worker_peer(rank), self._who_is_behind(number))
+                    self.post(worker_peer(rank), self._who_is_behind(number))
                 else:
-                    self._rest([rank], True)
+                    self.rest([rank], True)
                 self._open_barriers()
             case EpochDone(_, _, epoch):
                 member.epoch = epoch
@@ -253,18 +219,18 @@ class Controller:
     def _enroll(self, sender: PeerId, enroll: Enroll) -> None:
         if enroll.reader:  # values can be read after the end
             self.readers.append(sender)
-            for batch in self.batches:
-                self._post(sender, batch.place)
-            self._post(sender, Enrolled(WorkerId(-1), 0, enroll.nonce, self.size, self.config))
+            for batch in self.batches.all:
+                self.post(sender, batch.place)
+            self.post(sender, Enrolled(WorkerId(-1), 0, enroll.nonce, self.size, self.config))
             if self.stopped is not None:
-                self._post(sender, self.stopped)
+                self.post(sender, self.stopped)
         elif self.stopped is not None:
-            self._post(sender, self.stopped)
+            self.post(sender, self.stopped)
         else:
             rank = int(enroll.rank)
             if rank > max(self.members) + JOIN_AHEAD_MAX:
                 why = f"rank: expected one below {max(self.members) + JOIN_AHEAD_MAX + 1}, got {rank}; see PS_RANK"
-                self._post(sender, Rejected(0, why, fenced=False))
+                self.post(sender, Rejected(0, why, fenced=False))
                 return
             if rank < 0:
                 wanted = ("lost", "expected") if self._keeps_places else ("expected",)  # others wait for who is lost
@@ -275,124 +241,27 @@ class Controller:
             member.state, member.heard, member.barrier = "running", self._now, 0
             size = max(self.size, sum(m.state != "done" for m in self.members.values()))
             about = (WorkerId(rank), member.incarnation, enroll.nonce, size, self.config)
-            self._post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
-            self._forget_initialiser(rank)
+            self.post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
+            self.batches.forget(rank)
             self._take_back(rank)
-
-    def _register(self, register: Register) -> None:
-        rank, number = int(register.worker), register.batch
-        if number > len(self.batches):
-            why = f"expected batch {len(self.batches)}, got {number}"
-            self._post(worker_peer(rank), Rejected(register.incarnation, f"register: {why}", fenced=False))
-            return
-        if number == len(self.batches):
-            try:
-                self._add_batch(register)
-            except ConfigError as error:
-                self._post(worker_peer(rank), Rejected(register.incarnation, str(error), fenced=False))
-                return
-        batch = self.batches[number]
-        if batch.specs != register.specs or register.optimizer != self.optimizer:
-            what = difference(batch.specs, register.specs) if batch.specs != register.specs else self._other(register)
-            why = f"worker {rank}: register: {what}"
-            self._post(worker_peer(rank), Rejected(register.incarnation, why, fenced=False))
-        else:
-            self.members[rank].registered = True
-            self._wait_for(number, rank)
-
-    def _other(self, register: Register) -> str:
-        return (
-            f"optimizer: expected {self.optimizer or 'none'} as in the first batch, got {register.optimizer or 'none'}"
-        )
-
-    def _add_batch(self, register: Register) -> None:
-        if register.optimizer != self.optimizer:
-            if self.batches:
-                raise ConfigError(f"register: {self._other(register)}")
-            self.check_optimizer(register.optimizer)
-        specs, link = register.specs, register.link
-        parameters: list[Parameter] = [spec.parameter() for spec in specs]
-        decision = Decision("", "")
-        if self.settle is not None:
-            if not link > 0:
-                raise ConfigError(f"register: link: expected bytes per second > 0, got {link!r}")
-            decision, parameters = self.settle(parameters, link)
-        ids = self.keyspace.extend(parameters)
-        self.map = place(self.keyspace.slices, self.map)
-        number = len(self.batches)
-        settled = tuple(Spec.of(parameter) for parameter in parameters)
-        self.optimizer = register.optimizer
-        where = (self.map.epoch, self.map.shard_S[ids.start :])
-        batch = Batch(specs, Place(number, settled, *where, self.optimizer), decision)
-        self.batches.append(batch)
-        for shard in range(self.shards):
-            self._post(server_peer(shard), batch.place)
-        for reader in self.readers:
-            self._post(reader, batch.place)
-
-    def _placed(self, shard: int, epoch: int) -> None:
-        for number, batch in enumerate(self.batches):
-            if batch.place.epoch <= epoch and shard not in batch.confirmed:
-                batch.confirmed.add(shard)
-                self._answer_waiting(number)
-
-    def _wait_for(self, number: int, rank: int) -> None:
-        self.batches[number].waiting.add(rank)
-        self._rest([rank], True)
-        self._answer_waiting(number)
-
-    def _answer_waiting(self, number: int) -> None:
-        """Once a batch is placed, the lowest live rank is to send its values; all are answered after that.
-
-        Of the first batch when all that the run began with have registered it: clock 0 opens for everybody at once.
-        """
-        batch = self.batches[number]
-        if len(batch.confirmed) < self.shards:
-            return
-        first = min(self.live, default=-1)
-        if not batch.ready and batch.initialiser < 0 and first in batch.waiting:
-            batch.initialiser = first
-            self._registered(batch, number, first)
-        absent = [] if number else [r for r in self.live if r < self.size and not self.members[r].registered]
-        for rank in sorted(batch.waiting):
-            if batch.ready and not absent:
-                self._registered(batch, number, rank)
-            elif batch.ready:
-                self._post(worker_peer(rank), self._waiting_for(absent[0], number))
-            else:
-                awaited = first if batch.initialiser < 0 else batch.initialiser
-                self._post(worker_peer(rank), self._waiting_for(awaited, number))
-
-    def _registered(self, batch: Batch, number: int, rank: int) -> None:
-        batch.waiting.discard(rank)
-        body = Registered(number, not batch.ready, batch.place.epoch, batch.place.shard_E, *batch.decision)
-        self._rest([rank], False, [Send(worker_peer(rank), body)])
-
-    def _forget_initialiser(self, rank: int) -> None:
-        """The worker is gone, or has started again: what it was to send, the lowest live rank sends."""
-        for number, batch in enumerate(self.batches):
-            batch.waiting.discard(rank)
-            if batch.initialiser == rank:
-                batch.initialiser = -1
-            self._answer_waiting(number)
 
     def _committed(self, shard: int, version: int) -> None:
         self.committed[shard] = max(version, self.committed.get(shard, 0))
-        holders = {int(s) for s in np.unique(self.map.shard_S)}
+        holders = {int(s) for s in np.unique(self.batches.map.shard_S)}
         least = min((self.committed.get(s, 0) for s in holders), default=0)
         if least > self.committed_by_all:
             self.committed_by_all = least
             for s in sorted(holders):
-                self._post(server_peer(s), CommittedByAll(least))
+                self.post(server_peer(s), CommittedByAll(least))
 
     def _open_barriers(self) -> None:
         live = self.live
         reached = min((self.members[rank].barrier for rank in live), default=0)
         if reached > self.barrier_opened:
             self.barrier_opened = reached
-            self._rest(live, False, [Send(worker_peer(rank), BarrierOpen(reached)) for rank in live])
+            self.rest(live, False, [Send(worker_peer(rank), BarrierOpen(reached)) for rank in live])
 
-    def _rest(self, ranks: list[int], resting: bool, follow: list[Send] | None = None) -> None:
+    def rest(self, ranks: list[int], resting: bool, follow: list[Send] | None = None) -> None:
         """Tells the shards who waits for others, or goes on; what follows is sent once all of them know."""
         for rank in ranks if self.tells_rest else ():
             last = rank == ranks[-1]
@@ -404,12 +273,13 @@ class Controller:
         self._orders += 1
         self._unconfirmed[self._orders] = (set(range(self.shards)), follow)
         for shard in range(self.shards):
-            self._post(server_peer(shard), make(self._orders))
+            self.post(server_peer(shard), make(self._orders))
 
     def _who_is_behind(self, barrier: int) -> Waiting:
-        return self._waiting_for(next(rank for rank in self.live if self.members[rank].barrier < barrier), barrier)
+        return self.waiting_for(next(rank for rank in self.live if self.members[rank].barrier < barrier), barrier)
 
-    def _waiting_for(self, rank: int, number: int) -> Waiting:
+    def waiting_for(self, rank: int, number: int) -> Waiting:
+        """Whom a barrier or a batch waits for, as its workers hear it."""
         member = self.members[rank]
         silent_s = self._now - member.heard if member.incarnation else -1.0
         return Waiting(number, -1, WorkerId(rank), member.clock, silent_s)
@@ -422,15 +292,15 @@ class Controller:
         if len(through) >= needed and through[needed - 1] > self.epoch_ended:
             self.epoch_ended = through[needed - 1]
             for rank in live:
-                self._post(worker_peer(rank), EpochEnd(self.epoch_ended))
+                self.post(worker_peer(rank), EpochEnd(self.epoch_ended))
 
     def _lease(self, member: Member, message: Lease) -> None:
         rank, what = int(message.worker), f"data set {message.data!r}: "
         if member.state != "running":  # nobody would take back what it got
             why = f"worker {rank}: {what}the others go on without it, it was lost at clock {member.clock}"
-            self._post(worker_peer(rank), Rejected(message.incarnation, why, fenced=True))
+            self.post(worker_peer(rank), Rejected(message.incarnation, why, fenced=True))
         elif wrong := self.leases.check(message):
-            self._post(worker_peer(rank), Rejected(message.incarnation, f"worker {rank}: {what}{wrong}", fenced=False))
+            self.post(worker_peer(rank), Rejected(message.incarnation, f"worker {rank}: {what}{wrong}", fenced=False))
         else:
             self.leases.ask(message)
             self._lend()
@@ -443,18 +313,18 @@ class Controller:
             self.idle.discard(rank)
         elif rank not in self.idle:
             self.idle.add(rank)
-            self._rest([rank], True)
+            self.rest([rank], True)
         holder = WorkerId(self.leases.holder(message.data))
-        note = self._waiting_for(holder, message.id)
-        self._post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
+        note = self.waiting_for(holder, message.id)
+        self.post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
 
     def _lend(self) -> None:
         for rank, answer in self.leases.answers():
             if rank in self.idle:
                 self.idle.discard(rank)
-                self._rest([rank], False, [Send(worker_peer(rank), answer)])
+                self.rest([rank], False, [Send(worker_peer(rank), answer)])
             else:
-                self._post(worker_peer(rank), answer)
+                self.post(worker_peer(rank), answer)
 
     def _take_back(self, rank: int) -> None:
         self.idle.discard(rank)
@@ -484,10 +354,10 @@ class Controller:
 
     def _post_lost(self, rank: int, member: Member, wait: bool) -> None:
         for shard in range(self.shards):
-            self._post(server_peer(shard), Lost(WorkerId(rank), member.incarnation, wait))
+            self.post(server_peer(shard), Lost(WorkerId(rank), member.incarnation, wait))
 
     def _after_loss(self, rank: int) -> None:
-        self._forget_initialiser(rank)
+        self.batches.forget(rank)
         self._open_barriers()
         self._end_epochs()
         self._take_back(rank)
@@ -497,13 +367,14 @@ class Controller:
             self.stopped = Stop(reason.encode(errors="replace")[:TEXT_MAX].decode(errors="ignore"), failed)
             for rank, member in sorted(self.members.items()):
                 if member.state == "running":
-                    self._post(worker_peer(rank), self.stopped)
+                    self.post(worker_peer(rank), self.stopped)
                 elif member.state == "lost":
                     self._post_lost(rank, member, wait=False)  # nobody brings it back now
             for reader in self.readers:
-                self._post(reader, self.stopped)
+                self.post(reader, self.stopped)
 
-    def _post(self, to: PeerId, body: Any) -> None:
+    def post(self, to: PeerId, body: Any) -> None:
+        """A message to a peer, among the actions of the event at hand."""
         self._send.append(Send(to, body))
 
     def _take(self) -> list[Send]:
@@ -513,25 +384,3 @@ class Controller:
     def clock(self) -> Clock:
         """The least clock of the running workers, as far as they have said."""
         return Clock(min((m.clock for m in self.members.values() if m.state == "running"), default=0))
-
-
-def difference(known: tuple[Spec, ...], got: tuple[Spec, ...]) -> str:
-    """Where two registered batches part, in words."""
-    for number, (mine, theirs) in enumerate(zip(known, got, strict=False)):
-        if mine.name != theirs.name:
-            return _told(f"parameter {number}", repr(mine.name), repr(theirs.name))
-        if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
-            both = (f"shape {spec.shape} {spec.dtype}" for spec in (mine, theirs))
-            return _told(f"parameter {mine.name!r}", *both)
-        if mine != theirs:
-            unlike = [f.name for f in fields(Spec) if getattr(mine, f.name) != getattr(theirs, f.name)]
-            both = (", ".join(f"{name}={getattr(spec, name)!r}" for name in unlike) for spec in (mine, theirs))
-            return _told(f"parameter {mine.name!r}: options", *both)
-    longer, what = (known, "missing") if len(known) > len(got) else (got, "one too many")
-    name = longer[min(len(known), len(got))].name
-    return _told("batch", f"{len(known)} parameters", f"{len(got)}, {name!r} is {what}")
-
-
-def _told(what: str, expected: str, got: str) -> str:
-    remedy = "register the same parameters in the same order everywhere"
-    return f"{what}: expected {expected} like the other workers, got {got}; {remedy}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ps import wire
-from ps.controller.core import Controller, Send
+from ps.controller.actions import Send
+from ps.controller.core import Controller
 from ps.errors import FrameError, OutboxFull
 from ps.transport.base import Message, Unreachable
 from ps.types import PeerId

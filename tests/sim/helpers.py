@@ -84,7 +84,7 @@ class Run:
 
     @property
     def slices(self) -> int:
-        return len(self.sim.controller.core.keyspace.slices)
+        return len(self.sim.controller.core.batches.keyspace.slices)
 
     def final(self) -> dict[str, Array]:
         """The servers' values by parameter name, in the master dtype."""
@@ -97,7 +97,7 @@ class Run:
 
 def values_of(sim: Simulator) -> dict[str, Array]:
     """The servers' current values by parameter name, in the master dtype."""
-    keyspace = sim.controller.core.keyspace
+    keyspace = sim.controller.core.batches.keyspace
     flat = {p.name: np.zeros(p.size, p.master) for p in keyspace.parameters}
     for server in sim.servers.values():
         ids = server.shard.ledger.ids_S.tolist()

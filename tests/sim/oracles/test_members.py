@@ -211,8 +211,8 @@ class Written:
         final, initial = run.final(), self.problem.initial()
         gathers = isinstance(run.sim.config.model().commit(1), Gather)
         rate = run.sim.config.rule().lr  # a power of two: the quotient below is exact
-        for slice_id, item in enumerate(run.sim.controller.core.keyspace.slices):
-            names = [run.sim.controller.core.keyspace.parameters[piece.parameter].name for piece in item.pieces]
+        for slice_id, item in enumerate(run.sim.controller.core.batches.keyspace.slices):
+            names = [run.sim.controller.core.batches.keyspace.parameters[piece.parameter].name for piece in item.pieces]
             cuts = list(zip(names, item.pieces, strict=True))
             w = np.concatenate([initial[name].reshape(-1)[piece.start : piece.stop] for name, piece in cuts])
             got = np.concatenate([final[name].reshape(-1)[piece.start : piece.stop] for name, piece in cuts])

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ps.controller.core import Controller, Send
+from ps.controller.actions import Send
+from ps.controller.core import Controller
 from ps.errors import ConfigError
 from ps.keyspace import Options, Parameter
 from ps.messages import (
@@ -156,7 +157,7 @@ def test_a_batch_is_placed_on_every_shard_before_anybody_is_answered() -> None:
     assert control.handle(server_peer(1), Placed(1, 1), 0.0) == []
     [(peer, told)] = bodies(control.handle(server_peer(0), Placed(0, 1), 0.0), Registered)
     assert (peer, told.initialise, told.epoch) == ("worker:0", True, 1)
-    assert np.array_equal(told.shard_E, control.map.shard_S)
+    assert np.array_equal(told.shard_E, control.batches.map.shard_S)
 
 
 def test_the_others_are_answered_once_the_initial_values_are_in() -> None:
@@ -252,7 +253,7 @@ def test_parameters_that_we_cannot_hold_are_refused_and_leave_no_trace() -> None
     assert "parameter 'w': expected dtype" in send.body.reason
     [send] = say(control, 0, Register, 0, (SPECS[0], SPECS[0]))
     assert "parameter 'w': expected a new name" in send.body.reason
-    assert control.batches == [] and len(bodies(say(control, 0, Register, 0, SPECS), Place)) == 1
+    assert control.batches.all == [] and len(bodies(say(control, 0, Register, 0, SPECS), Place)) == 1
 
 
 def test_a_reader_learns_every_batch_those_before_it_and_those_after() -> None:
@@ -465,7 +466,7 @@ def test_a_rate_is_in_force_once_every_shard_has_confirmed_it() -> None:
 def test_a_version_that_every_shard_with_slices_has_committed_is_told_to_them() -> None:
     control = controller(shards=3)
     say(control, 0, Register, 0, tuple(spec(f"w{i}", 64, 64) for i in range(2)))
-    first, second = (int(shard) for shard in control.map.shard_S)
+    first, second = (int(shard) for shard in control.batches.map.shard_S)
     assert control.handle(server_peer(first), Committed(first, 2), 0.0) == []
     told = control.handle(server_peer(second), Committed(second, 1), 0.0)
     assert told == [Send(server_peer(first), CommittedByAll(1)), Send(server_peer(second), CommittedByAll(1))]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.controller.core import Controller, Send
+from ps.controller.actions import Send
+from ps.controller.core import Controller
 from ps.messages import Confirmed, Done, Enroll, Lease, Leased, Progress, Rejected, Rest, Withheld
 from ps.spans import Span
 from ps.types import Clock, WorkerId, server_peer, worker_peer
