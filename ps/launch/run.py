@@ -232,6 +232,9 @@ class Run:
         bad = next((exit for name, exit in self.others.items() if name.startswith("server") and not ended(exit)), None)
         if failure is None and bad is not None:
             failure = Failure(f"{bad.name} did not end in order", bad)
+        elif failure is not None and failure.exit is None:  # the controller has heard of a lost server before us
+            lost = next((e for n, e in self.others.items() if failure.why.startswith(f"{n} was lost")), None)
+            failure = failure if lost is None or ended(lost) else Failure(failure.why, lost)
         outcome = self.watch.look()
         reason = outcome[0] if outcome is not None else "the workers have ended"
         code = 0 if failure is None else failure.code

@@ -90,6 +90,8 @@ class FakeControl:
             elif what == "log":
                 name, value = rest.split()
                 self.logs.append(Logged(time.monotonic(), rank, worker["clock"], {name: float(value)}))
+            elif what == "server":
+                self._stop(f"server {rest} was lost (its connection ended) with the only copy of its slices", True)
             elif what == "failed":
                 self._stop(f"worker {rank} failed at clock {worker['clock']}:\n{rest}", True)
             over = ("done",) if self.config.on_worker_loss == "wait" else ("done", "lost")

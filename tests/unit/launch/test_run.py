@@ -174,6 +174,13 @@ def test_a_server_that_dies_is_named(launch: Launch) -> None:
     assert launch.err.endswith("[server 0] killed by SIGKILL; its last lines:\nbad sector\n")
 
 
+def test_a_server_whose_loss_the_controller_hears_of_first_is_named_with_its_end(launch: Launch) -> None:
+    dies = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9)); signal.pause()"
+    assert launch('say("server", 0); until_stopped()', server=(sys.executable, "-c", dies)) == 137
+    assert "s: server 0 was lost (its connection ended) with the only copy of its slices\n" in launch.err
+    assert launch.err.endswith("[server 0] killed by SIGKILL; it printed nothing\n")
+
+
 def test_stop_when(launch: Launch) -> None:
     script = 'say("clock 1"); say("log val_acc", 0.5 if rank else 0.98); until_stopped(); say("done")'
     assert launch(script, workers=2, stop_when="val_acc>=0.97") == 0, launch.err
