@@ -238,7 +238,7 @@ def test_stop_ends_a_submitted_job_in_order(stage: Stage) -> None:
     cluster = Cluster(stage)
     for _ in range(2):
         cluster.agent(SCRIPTS)
-    submit = cluster.submit("sums.py", stage.folder, 1000, "1:2:before")
+    submit = cluster.submit("sums.py", stage.folder, 100, "1:2:before")
     cluster.held(1, submit)
     assert stage.start("stop", [*PSCTL, "stop", cluster.address, "--reason", "enough"]).wait().code == 0
     stage.open_gate("1")
