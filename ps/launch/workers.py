@@ -62,7 +62,9 @@ class Workers:
         """Says once that a living worker was lost."""
         if rank not in self.given_up:
             self.given_up.add(rank)
-            why = f"worker {rank}: no progress for {self.config.lease_s:g} s"
+            has_lease = self.config.lease_s < float("inf")
+            silent = f"no progress for {self.config.lease_s:g} s" if has_lease else "its connection has ended"
+            why = f"worker {rank}: {silent}"
             self.view.note(f"{why}; {'it may come back' if self.config.on_worker_loss == 'wait' else 'lost'}")
             if self.config.on_worker_loss == "drop":
                 self.loss = self.loss or Failure(f"{why}; it was lost")
