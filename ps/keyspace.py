@@ -159,10 +159,18 @@ class Keyspace:
         return range(first_slice, len(self.slices))
 
     def names(self, wanted: Iterable[str] | None) -> list[str]:
-        """The wanted names as a list; all that are registered for None. Raises: ConfigError for a bare string."""
+        """The wanted names as a list; all that are registered for None.
+
+        Raises: ConfigError for a bare string, or naming a parameter that is not registered.
+        """
+        if wanted is None:
+            return list(self.index_of)
         if isinstance(wanted, str):
             raise ConfigError(f"names: expected a list of names, got the string {wanted!r}; write [{wanted!r}]")
-        return list(self.index_of) if wanted is None else list(wanted)
+        names = list(wanted)
+        for name in names:
+            self._check_known(name)
+        return names
 
     def slice_ids(self, names: Iterable[str]) -> list[int]:
         """Ids of the slices that hold these parameters, ascending, each once.
@@ -171,11 +179,14 @@ class Keyspace:
         """
         ids: set[int] = set()
         for name in names:
-            if name not in self.slices_of:
-                known = ", ".join(sorted(self.index_of)[:8]) or "none yet: call register first"
-                raise ConfigError(f"parameter {name!r}: expected a registered name ({known}), got an unknown one")
+            self._check_known(name)
             ids.update(self.slices_of[name])
         return sorted(ids)
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.slices_of:
+            known = ", ".join(sorted(self.index_of)[:8]) or "none yet: call register first"
+            raise ConfigError(f"parameter {name!r}: expected a registered name ({known}), got an unknown one")
 
     def describe(self, slice_id: int) -> str:
         """How messages name a slice: `'w1'[0:512]`, or `bundle of 3 ('b1' ...)`."""

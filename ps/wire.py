@@ -236,9 +236,11 @@ def encode(job: bytes, *bodies: Any) -> bytes:
 
 def claimed_job(header: bytes) -> bytes:
     """The job id that a header names, in which its sender can be answered; zeros where it names none."""
-    at = {0x90: 1, 0xDC: 3, 0xDD: 5}.get(header[0] & 0xF0 if header[:1] < b"\xa0" else header[0], 0) if header else 0
-    is_there = at and header[at + 1 : at + 3] == bytes((0xC4, JOB_BYTES)) and len(header) >= at + 3 + JOB_BYTES
-    return header[at + 3 : at + 3 + JOB_BYTES] if is_there else bytes(JOB_BYTES)
+    first = header[:1]
+    at = 1 if b"\x90" <= first <= b"\x9f" else {b"\xdc": 3, b"\xdd": 5}.get(first, 0)  # behind the tuple's length
+    job = header[at + 1 : at + 3 + JOB_BYTES]  # behind the version
+    is_there = at and len(job) == 2 + JOB_BYTES and job[:2] == bytes((0xC4, JOB_BYTES))
+    return job[2:] if is_there else bytes(JOB_BYTES)
 
 
 def decode(header: bytes, job: bytes) -> list[Any]:

@@ -105,9 +105,7 @@ def add_to(app: typer.Typer) -> None:
         text_option("directory", "DIR", "An agent's: it starts scripts in here only. [default: where it is started]"),
         text_option("log_dir", "DIR", f"An agent's: for a folder with what its worker prints. [default: {LOG_DIR}]"),
         parameter(
-            "script",
-            str | None,
-            typer.Argument(None, metavar="[SCRIPT]", help="A Python file.", show_default=False),
+            "script", str | None, typer.Argument(None, metavar="[SCRIPT]", help="A Python file.", show_default=False)
         ),
         parameter("args", list[str], typer.Argument(None, metavar="[ARGS]...", help="Its own.", show_default=False)),
     ]

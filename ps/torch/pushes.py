@@ -41,7 +41,9 @@ class Pushes:
         self.accumulate, self.clip_norm, self.scaler = accumulate, clip_norm, scaler
         self._together = {name: tuple(bundle) for bundle in bundles for name in bundle if name in trained}
         self._computed: dict[str, int] = {}  # calls of backward that have reached it
+        self._bytes: dict[tuple[str, ...], tuple[int, int]] = {}  # of a bundle: its gradients, and what travels of them
         self._ready: list[str] = []  # waits for more, to leave with it
+        self._ready_bytes, self._ready_wire_bytes = 0, 0
         self._left: dict[str, tuple[int, int]] = {}  # version and address of the gradient that has left
         self._is_silent = False
         self._factors: LinearFactors | None = None
@@ -49,6 +51,8 @@ class Pushes:
     def hook(self, rates: Rates, client: Client, linear_of: torch.nn.Module | None) -> None:
         """From now on gradients leave as they are computed; those of this model's linear layers as factors where that
         takes less time."""
+        for bundle in self._together.values():
+            self._bytes[bundle] = sum(self.trained[name].array.nbytes for name in bundle), client.push_bytes(bundle)
         for name, mirror in self.trained.items():
             mirror.parameter.register_post_accumulate_grad_hook(self._hook(name, rates, client))
         if linear_of is not None:
@@ -94,7 +98,7 @@ class Pushes:
     def end_clock(self) -> None:
         """All of this clock has left."""
         self._computed.clear()
-        self._ready.clear()
+        self._forget_ready()
         self._left.clear()
         if self._factors is not None:
             self._factors.clear()
@@ -127,14 +131,19 @@ class Pushes:
         bundle = self._together[name]
         if any(self._computed.get(other, 0) < self.accumulate for other in bundle):
             return
+        nbytes, wire_bytes = self._bytes[bundle]
         self._ready += bundle
-        if sum(self.trained[one].array.nbytes for one in self._ready) < DENSE_BYTES:
-            return
-        if client.push_bytes(self._ready) >= WIRE_BYTES:
+        self._ready_bytes += nbytes
+        self._ready_wire_bytes += wire_bytes
+        if self._ready_bytes >= DENSE_BYTES and self._ready_wire_bytes >= WIRE_BYTES:
             rates.follow_rate(client)
             client.push(self.gradients(self._ready), weight=rates.examples)
             self._left.update((name, _state(self.trained[name])) for name in self._ready)
-            self._ready = []
+            self._forget_ready()
+
+    def _forget_ready(self) -> None:
+        self._ready = []
+        self._ready_bytes = self._ready_wire_bytes = 0
 
 
 def _has_gradient(mirror: Mirror) -> bool:

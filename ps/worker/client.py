@@ -169,11 +169,7 @@ class Client:
         out: contiguous arrays of the registered shape and dtype to fill; else fresh ones. Each slice is exactly one
         version. Raises: ConfigError, DeadlineError naming worker, server, slice and clock.
         """
-        self._registered("pull")
-        self._finish_pull()
-        wanted = self._worker.keyspace.names(names)
-        self._worker.keyspace.slice_ids(wanted)
-        outputs = self._worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
+        wanted, outputs = self._ready_to_pull("pull", names, out)
         self._worker.pull(wanted, outputs, self._timeout(timeout))
         return outputs
 
@@ -189,13 +185,18 @@ class Client:
         The arrays of `out` may be written until the future is done. The next push or pull waits for it.
         Raises: ConfigError.
         """
-        self._registered("pull_later")
-        self._finish_pull()
-        wanted = self._worker.keyspace.names(names)
-        self._worker.keyspace.slice_ids(wanted)
-        outputs = self._worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
+        wanted, outputs = self._ready_to_pull("pull_later", names, out)
         self._pending = self._worker.pull_later(wanted, outputs, self._timeout(timeout))
         return self._pending
+
+    def _ready_to_pull(
+        self, call: str, names: list[str] | None, out: Mapping[str, Array] | None
+    ) -> tuple[list[str], dict[str, Array]]:
+        """The names that are wanted, and the arrays for their values."""
+        self._registered(call)
+        self._finish_pull()
+        wanted = self._worker.keyspace.names(names)
+        return wanted, self._worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
 
     def _finish_pull(self) -> None:
         """A pull that was begun ends before anything else is asked for."""
@@ -255,12 +256,7 @@ class Client:
         timeout: float | None = None,
     ) -> dict[str, Array]:
         """push, tick and pull in one call: one clock, one round trip, both directions at once."""
-        pull = self.push_pull_later(grads, weight, out=out, timeout=timeout)
-        try:
-            return pull.result()
-        finally:
-            pull.end()
-            self._pending = None
+        return self._push_pull(grads, weight, out, timeout).now()
 
     def push_pull_later(
         self,
@@ -271,23 +267,22 @@ class Client:
         timeout: float | None = None,
     ) -> PullFuture:
         """As `push_pull`, but returns once all is sent: see `pull_later`."""
-        self._registered("push_pull")
-        self._finish_pull()
-        worker, seconds, weight, arrays = (
-            self._worker,
-            self._timeout(timeout),
-            checked_weight(weight),
-            checked_grads(self._worker, grads),
-        )
-        wanted = worker.keyspace.names(None)
-        outputs = worker.arrays.outputs(wanted, checked_out(self._worker.keyspace, out, wanted))
-        if nonfinite(self._worker, arrays):
-            worker.tick(seconds)
-            self._pending = worker.pull_later(wanted, outputs, seconds)
-        else:
-            self._pending = worker.push_pull_later(arrays, weight, wanted, outputs, seconds)
-        worker.reports.report()
+        self._pending = self._push_pull(grads, weight, out, timeout)
         return self._pending
+
+    def _push_pull(
+        self, grads: Gradients, weight: float, out: Mapping[str, Array] | None, timeout: float | None
+    ) -> PullFuture:
+        wanted, outputs = self._ready_to_pull("push_pull", None, out)
+        worker, seconds, weight = self._worker, self._timeout(timeout), checked_weight(weight)
+        arrays = checked_grads(worker, grads)
+        if nonfinite(worker, arrays):
+            worker.tick(seconds)
+            pull = worker.pull_later(wanted, outputs, seconds)
+        else:
+            pull = worker.push_pull_later(arrays, weight, wanted, outputs, seconds)
+        worker.reports.report()
+        return pull
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 

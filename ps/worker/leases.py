@@ -12,11 +12,11 @@ from ps.consistency import OnArrival
 from ps.messages import Lease, Leased, Withheld
 from ps.spans import Span, Spans, united, without
 from ps.types import CONTROLLER, Clock, WorkerId
+from ps.worker.reports import REPORT_S
 
 if TYPE_CHECKING:
     from ps.worker.runtime import Worker
 
-REPORT_S = 0.1  # the controller hears of what is done so often, besides with every question
 FAR = 1 << 40  # clocks and versions that no run reaches
 
 
@@ -40,7 +40,7 @@ class Leases:
         self._is_open = False  # the question waits for its answer
         self._answer: Leased | None = None
         self._withheld: Withheld | None = None
-        self._report_at = 0.0
+        self._report_at = 0.0  # not before, but for questions
 
     # ---- positions --------------------------------------------------------------------------------------------------
 

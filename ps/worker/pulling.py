@@ -38,6 +38,13 @@ class PullFuture:
         self.end()
         return self._outputs
 
+    def now(self) -> dict[str, Array]:
+        """As `result`, but what has failed is given up. For who began it just now."""
+        try:
+            return self.result()
+        finally:
+            self.end()
+
     def end(self) -> None:
         """What is still to come is not taken any more. Twice is once."""
         if self._entry is not None:

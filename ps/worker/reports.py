@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ps.worker.runtime import Worker
 
 LEASE_BEATS = 4  # signs of life per lease, while waiting
-REPORT_S = 0.1  # the controller hears of progress and logged values so often
+REPORT_S = 0.1  # the controller hears of progress, of logged values, and of what is done of a lease, so often
 
 
 class Reports:

@@ -163,11 +163,7 @@ class Worker:
 
     def pull(self, names: list[str], outputs: dict[str, Array], timeout_s: float) -> None:
         """Fills `outputs`: from the shards what has to travel, the rest from the replica."""
-        pull = self.pull_later(names, outputs, timeout_s)
-        try:
-            pull.result()
-        finally:
-            pull.end()
+        self.pull_later(names, outputs, timeout_s).now()
 
     def pull_later(self, names: list[str], outputs: dict[str, Array], timeout_s: float) -> PullFuture:
         """Begins a pull, which somebody has to wait for, or to end."""

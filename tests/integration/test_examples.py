@@ -28,9 +28,11 @@ def run(script: str, *flags: str, **options: Any) -> subprocess.CompletedProcess
     return subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, **options)
 
 
-def psctl_run(script: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def psctl_run(
+    script: str, *flags: str, cwd: Path, ours: tuple[str, ...] = ("--optimizer", "sgd:lr=0.5")
+) -> subprocess.CompletedProcess[str]:
     """Runs an example on two workers; the flags are its own."""
-    psctl = [sys.executable, "-m", "ps.cli.main", "run", "--workers", "2", "--optimizer", "sgd:lr=0.5"]
+    psctl = [sys.executable, "-m", "ps.cli.main", "run", "--workers", "2", *ours]
     command = [*psctl, str(EXAMPLES / script), *flags]
     return subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, capture_output=True, cwd=cwd)
 
@@ -42,9 +44,7 @@ def percent_right(output: str) -> float:
 
 
 def test_adult_learns_as_its_header_says(data_dir: Path, tmp_path: Path) -> None:
-    flags = ["--workers", "2", "--log-dir", str(tmp_path), str(EXAMPLES / "adult.py"), "--data", str(data_dir)]
-    command = [sys.executable, "-m", "ps.cli.main", "run", *flags, "--epochs", "3"]
-    done = subprocess.run(command, env=ENVIRONMENT, text=True, timeout=DEADLINE_S, capture_output=True, check=False)
+    done = psctl_run("adult.py", "--data", str(data_dir), "--epochs", "3", cwd=tmp_path, ours=())
     found = re.search(r"test accuracy ([\d.]+) %, (\d+) of 123", done.stdout + done.stderr)
     assert done.returncode == 0 and found is not None, done.stdout + done.stderr
     assert float(found[1]) > 84.5 and int(found[2]) > 20

@@ -314,25 +314,21 @@ def test_values_are_there_when_a_module_of_torch_reads_its_inner_parameters() ->
 
 def test_a_rate_is_scheduled_by_who_is_left() -> None:
     """Rank 0 returns after two clocks; the servers still hear of the others' rates."""
-    rates = {}
 
-    def train(client: ps.Client) -> None:
-        torch.manual_seed(0)
-        model = nn.Linear(3, 2)
-        own = torch.optim.SGD(model.parameters(), 0.5)
-        optimizer = ps.torch.DistributedOptimizer(own, model, client)
+    def train(client: ps.Client) -> float:
+        model = copy.deepcopy(MLP.model)
+        optimizer = DistributedOptimizer(torch.optim.SGD(model.parameters(), 0.5), model, client)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-        for _ in range(2 if client.rank == 0 else 8):
+        for step in range(2 if client.rank == 0 else 8):
             optimizer.zero_grad()
-            model(torch.ones(4, 3)).sum().backward()
+            MLP.loss(model, step, client.rank).backward()
             optimizer.step()
             schedule.step()
         optimizer.synchronize()
-        rates[client.rank] = client.lr
+        return client.lr
 
-    with ps.LocalCluster(workers=2, consistency="async", seed=1) as cluster:
-        cluster.run(train)
-    assert rates[1] == pytest.approx(0.5 * 0.5**7)
+    _, rate = run(train, workers=2, consistency="async", seed=1)
+    assert rate == pytest.approx(0.5 * 0.5**7)
 
 
 def test_a_model_that_trains_without_its_forward_computes_on_the_newest_values() -> None:
@@ -341,21 +337,14 @@ def test_a_model_that_trains_without_its_forward_computes_on_the_newest_values()
             super().__init__()
             self.w = nn.Parameter(torch.ones(()))
 
-        def loss(self) -> torch.Tensor:
-            return self.w.square() / 2
-
-    def train(client: ps.Client) -> float:
-        model = Quiet()
-        optimizer = ps.torch.DistributedOptimizer(torch.optim.SGD(model.parameters(), 0.5), model, client)
+    def use(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(5):
             optimizer.zero_grad()
-            model.loss().backward()
+            (model.get_parameter("w").square() / 2).backward()
             optimizer.step()
-        optimizer.synchronize()
-        return model.w.item()
 
-    with ps.LocalCluster(workers=1, consistency="bsp", seed=1) as cluster:
-        assert cluster.run(train) == [0.5**5]
+    state = wrapped(use, Quiet(), lambda model: torch.optim.SGD(model.parameters(), 0.5))
+    assert state["w"].item() == 0.5**5
 
 
 @pytest.mark.parametrize(
@@ -368,25 +357,23 @@ def test_a_model_that_trains_without_its_forward_computes_on_the_newest_values()
     ids=["ratio", "momentum", "decay"],
 )
 def test_an_option_that_is_changed_later_is_refused_by_name(spoil: Any, text: str) -> None:
-    def train(client: ps.Client) -> None:
-        model = nn.Linear(3, 2)
+    def make(model: nn.Module) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}]
-        own = torch.optim.SGD(groups, 0.1, momentum=0.9)
-        optimizer = ps.torch.DistributedOptimizer(own, model, client)
+        return torch.optim.SGD(groups, 0.1, momentum=0.9)
+
+    def use(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         spoil(optimizer.param_groups)
         model(torch.ones(4, 3)).sum().backward()
         optimizer.step()
 
-    with ps.LocalCluster(workers=1, seed=1) as cluster, pytest.raises(ps.ConfigError, match=text):
-        cluster.run(train)
+    with pytest.raises(ConfigError, match=text):
+        wrapped(use, nn.Linear(3, 2), make)
 
 
 def test_a_sparse_gradient_is_refused_by_name() -> None:
-    def train(client: ps.Client) -> None:
-        model = nn.Embedding(10, 4, sparse=True)
-        optimizer = ps.torch.DistributedOptimizer(torch.optim.SGD(model.parameters(), 0.1), model, client)
+    def use(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model(torch.tensor([1, 2])).sum().backward()
         optimizer.step()
 
-    with ps.LocalCluster(workers=1, seed=1) as cluster, pytest.raises(ps.ConfigError, match="sparse=False"):
-        cluster.run(train)
+    with pytest.raises(ConfigError, match="sparse=False"):
+        wrapped(use, nn.Embedding(10, 4, sparse=True))

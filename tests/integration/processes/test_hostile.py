@@ -146,6 +146,13 @@ def until_closed(peer: socket.socket) -> None:
             pass
 
 
+def send_any_bytes(stack: ExitStack, target: Target, *greetings: bytes) -> None:
+    """From 102 peers, which stay connected: each first byte, and as many of each greeting, and then noise."""
+    rng = np.random.default_rng(0)
+    for first in [*(bytes([byte]) for byte in range(0, 256, 5)), *greetings * (50 // len(greetings))]:
+        stack.enter_context(target.dial()).sendall(first + rng.bytes(5000))
+
+
 def test_bytes_that_are_no_messages_reach_nobody(target: Target) -> None:
     """Garbage, a claim of 2^62 bytes: hung up on. Half a greeting and half a message stay open, and are in nobody's
     way, like hundreds of connections that come and go.
@@ -169,14 +176,8 @@ def test_bytes_that_are_no_messages_reach_nobody(target: Target) -> None:
 
 def test_any_bytes_at_the_port_do_no_harm(target: Target) -> None:
     """Some make messages of an old ZMTP, which are rejected; most make nothing."""
-    rng = np.random.default_rng(0)
     with ExitStack() as stack:
-        for first in range(0, 256, 5):
-            peer = stack.enter_context(target.dial())
-            peer.sendall(bytes([first]) + rng.bytes(5000))
-        for _ in range(50):
-            peer = stack.enter_context(target.dial())
-            peer.sendall(GREETING + READY + rng.bytes(5000))
+        send_any_bytes(stack, target, GREETING + READY)
         target.expect_unharmed()
 
 
@@ -267,15 +268,8 @@ def test_nobody_without_the_key_shakes_hands(keyed: Target) -> None:
 
 
 def test_any_bytes_at_a_port_with_a_key_do_no_harm(keyed: Target) -> None:
-    rng = np.random.default_rng(0)
     with ExitStack() as stack:
-        for first in range(0, 256, 5):
-            peer = stack.enter_context(keyed.dial())
-            peer.sendall(bytes([first]) + rng.bytes(5000))
-        for greeting in (GREETING + READY, CURVE_GREETING):
-            for _ in range(25):
-                peer = stack.enter_context(keyed.dial())
-                peer.sendall(greeting + rng.bytes(5000))
+        send_any_bytes(stack, keyed, GREETING + READY, CURVE_GREETING)
         keyed.expect_unharmed(rejected=0)
 
 

@@ -10,7 +10,8 @@ import pytest
 from ps.consistency import consistency
 from ps.messages import Lease, Leased, Withheld
 from ps.types import WorkerId
-from ps.worker.leases import REPORT_S, Leases
+from ps.worker.leases import Leases
+from ps.worker.reports import REPORT_S
 
 
 class Worker:
