@@ -72,6 +72,8 @@ def report(seen: Mapping[str, Any]) -> str:
     if (submitted := seen.get("submitted")) is not None:
         what = shlex.join([submitted["script"], *submitted["args"]])
         job = f"{'' if submitted['begun'] else 'not begun: '}{what}, submitted by {submitted['by']}\n{job}"
+    if (bill := seen.get("memory")) is not None:
+        job = f"memory: {bill['words']}\n{job}"
     more = [*aligned(agents), ""] if len(agents) > 1 else []
     return "\n".join([*aligned(workers), "", *aligned(servers), "", *more, job])
 

@@ -85,11 +85,13 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., failed: bool = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ["codecs", "data_address", "host", "job", "numerics_id", "pid", "rank", "release", "role", "shard", "wire_version_max", "wire_version_min"]
+    __slots__ = ["codecs", "data_address", "host", "job", "machine", "memory_available", "numerics_id", "pid", "rank", "release", "role", "shard", "wire_version_max", "wire_version_min"]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     NUMERICS_ID_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +104,8 @@ class Hello(_message.Message):
     data_address: str
     host: str
     job: bytes
+    machine: str
+    memory_available: int
     numerics_id: str
     pid: int
     rank: int
@@ -110,7 +114,7 @@ class Hello(_message.Message):
     shard: int
     wire_version_max: int
     wire_version_min: int
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., job: _Optional[bytes] = ..., wire_version_min: _Optional[int] = ..., wire_version_max: _Optional[int] = ..., rank: _Optional[int] = ..., data_address: _Optional[str] = ..., numerics_id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ..., shard: _Optional[int] = ...) -> None: ...
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., job: _Optional[bytes] = ..., wire_version_min: _Optional[int] = ..., wire_version_max: _Optional[int] = ..., rank: _Optional[int] = ..., data_address: _Optional[str] = ..., numerics_id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ..., shard: _Optional[int] = ..., machine: _Optional[str] = ..., memory_available: _Optional[int] = ...) -> None: ...
 
 class JobEnd(_message.Message):
     __slots__ = ["exit_code", "last_words", "reason", "seconds"]

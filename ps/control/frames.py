@@ -128,6 +128,8 @@ def _pack_hello(hello: Hello) -> pb.Hello:
         codecs=hello.codecs,
         release=hello.release,
         shard=hello.shard,
+        machine=hello.machine,
+        memory_available=hello.memory_available,
     )
 
 
@@ -150,6 +152,8 @@ def _read_hello(hello: pb.Hello) -> Hello:
         codecs=tuple(hello.codecs),
         release=hello.release,
         shard=hello.shard if hello.HasField("shard") else -1,
+        machine=hello.machine,
+        memory_available=hello.memory_available,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from ps import __version__
 from ps.compression import COMPRESSORS
 from ps.config import RunConfig
+from ps.machine import available_bytes, machine_name
 from ps.wire import JOB_BYTES, WIRE_VERSION
 
 Role = Literal["worker", "server", "reader"]
@@ -39,6 +40,8 @@ class Hello:
     codecs: tuple[str, ...] = tuple(sorted(COMPRESSORS))
     release: str = __version__
     shard: int = -1  # servers: the one it wants; -1: any
+    machine: str = field(default_factory=machine_name)  # peers that share memory have the same
+    memory_available: int = field(default_factory=available_bytes)  # bytes; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,12 @@ class LinkEnd:
 
 def check(hello: Hello, job: bytes) -> Refusal | None:
     """What of the claim does not fit the job with this id, apart from how many servers there are; None: all fits."""
-    lengths = {"data_address": hello.data_address, "numerics_id": hello.numerics_id, "host": hello.host}
+    lengths = {
+        "data_address": hello.data_address,
+        "numerics_id": hello.numerics_id,
+        "host": hello.host,
+        "machine": hello.machine,
+    }
     for name, text in lengths.items():
         if len(text.encode()) > TEXT_BYTES_MAX:
             return Refusal(name, f"at most {TEXT_BYTES_MAX} bytes", f"{len(text.encode())}", "shorten it")

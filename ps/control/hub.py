@@ -23,11 +23,12 @@ from ps.control.frames import (
 from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
 from ps.control.lines import Line, misplaced
 from ps.control.logs import Logged, Logs
+from ps.control.rooms import Rooms
 from ps.controller.actions import Send
 from ps.controller.build import build_controller
 from ps.controller.core import Controller
 from ps.errors import FrameError
-from ps.messages import Enroll, Enrolled, Log, Rejected, Stop
+from ps.messages import Enroll, Enrolled, Log, Register, Rejected, Stop
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 
 LEAVE_S = 2.0  # after a failure the others have so long for their last words
@@ -51,6 +52,7 @@ class Hub:
         self.rejected = 0  # frames that were none, or not the sender's to say
         self.refused = 0  # peers that could not join
         self.logs = Logs()
+        self._rooms = Rooms(config)
         self._hold = hold
         self._made = 0
         self._readers = 0
@@ -183,6 +185,7 @@ class Hub:
             "failed": core.stopped is not None and core.stopped.failed,
             "skipped_examples": dict(core.skipped),
             "metrics": dict(self._metrics),
+            "memory": self._rooms.status(),
             "refused": self.refused,
             "rejected": self.rejected,
             "dropped_logs": self.logs.dropped,
@@ -295,6 +298,8 @@ class Hub:
                 values = dict(zip(body.names, body.values, strict=False))
                 self.logs.put(Logged(time.monotonic(), line.rank, int(body.clock), values))
             self._decide(lambda now: self.core.handle(line.name, body, now))
+            if isinstance(body, Register) and (why := self._rooms.look(self.core, self._lines)):
+                self.stop(why, failed=True)
 
     def _bind(self, line: Line, enroll: Enroll, sends: list[Send]) -> list[Send]:
         """The stream that asked becomes that of the rank it got; an older one of that rank keeps its own name only."""

@@ -70,6 +70,16 @@ class Line:
         """Empty before its Hello."""
         return self.hello.role if self.hello is not None else ""
 
+    @property
+    def machine(self) -> str:
+        """Where it runs: peers that share memory have the same; empty before its Hello."""
+        return self.hello.machine if self.hello is not None else ""
+
+    @property
+    def memory_available(self) -> int:
+        """Bytes that were free there when it said Hello; 0: not known."""
+        return self.hello.memory_available if self.hello is not None else 0
+
     def is_of_worker(self, rank: int) -> bool:
         """It is the stream of this worker, which has enrolled."""
         return self.role == "worker" and self.rank == rank >= 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ps.doctor.finding import Finding, ok, warning
+from ps.machine import in_words, limit_of, meminfo
 
 FILES_MIN = 4096  # open files: each peer takes a few
 SHM_BYTES_MIN = 1 << 30
@@ -18,7 +19,6 @@ MEMORY_BYTES_MIN = 1 << 30
 CORES_MIN = 2  # one computes, one communicates
 LONG_AGO = 1_735_689_600.0  # 2025-01-01: no clock that was ever set can say less
 SHM = Path("/dev/shm")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def files_limit(soft: int, hard: int) -> Finding:
@@ -79,9 +79,9 @@ def limits() -> Iterator[Finding]:
     yield files_limit(*resource.getrlimit(resource.RLIMIT_NOFILE))
     shm = os.statvfs(SHM) if SHM.is_dir() else None
     yield shared_memory(None if shm is None else shm.f_blocks * shm.f_frsize)
-    held = _meminfo()
-    yield memory(held["MemTotal"], held["MemAvailable"], _limit("memory.max"))
-    yield cores(len(os.sched_getaffinity(0)), _limit("cpu.max"))
+    held = meminfo()
+    yield memory(held["MemTotal"], held["MemAvailable"], limit_of("memory.max"))
+    yield cores(len(os.sched_getaffinity(0)), limit_of("cpu.max"))
     yield malloc(hasattr(ctypes.CDLL(None), "mallopt"), " ".join(platform.libc_ver()).strip() or "unknown libc")
 
 
@@ -90,27 +90,6 @@ def clocks() -> Iterator[Finding]:
     yield clock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def in_words(nbytes: float) -> str:
-    """`1.5 GiB`."""
-    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.0f} MiB"
-
-
 def utc(seconds: float) -> str:
     """`2026-11-21 07:25 UTC`."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
-def _meminfo() -> dict[str, int]:
-    rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) << 10 for row in rows}
-
-
-def _limit(name: str, root: Path = CGROUP) -> float | None:
-    """A limit of this container: a number, or quota over period; None: there is none."""
-    path = root / name
-    if not path.is_file():
-        return None
-    quota, *period = path.read_text().split()
-    if quota == "max":
-        return None
-    return int(quota) / int(period[0]) if period else float(quota)

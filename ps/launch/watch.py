@@ -36,6 +36,7 @@ class Watch:
     status: dict[str, Any] = field(default_factory=dict)  # as of the last look
     latest: dict[int, dict[str, float]] = field(default_factory=dict)  # rank -> its latest value of each name
     hinted: bool = False
+    billed: bool = False
 
     @property
     def seconds(self) -> float:
@@ -63,6 +64,9 @@ class Watch:
         for worker in self.workers:
             worker["logged"] = self.latest.get(worker["rank"], {})
         self.journal.logged(found)
+        if (bill := self.status.get("memory")) is not None and not self.billed:
+            self.billed = True
+            self.view.news(f"memory: {bill['words']}")
         here = progress(self.status, self.seconds)
         self._obey(here, found)
         shares = [rule.share(here) for rule in self.rules if isinstance(rule, StopAfter)]

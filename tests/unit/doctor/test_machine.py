@@ -13,6 +13,7 @@ import pytest
 from ps.doctor import loopback, machine, packages
 from ps.doctor.finding import Finding, Level, look, problem
 from ps.errors import DeadlineError
+from ps.machine import limit_of
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 GIB = 1 << 30
@@ -53,11 +54,11 @@ def test_rules(finding: Finding, level: Level, words: str) -> None:
 def test_limits_of_containers_are_read(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1048576\n")
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert machine._limit("memory.max", tmp_path) == 1048576 and machine._limit("cpu.max", tmp_path) == 1.5
+    assert limit_of("memory.max", tmp_path) == 1048576 and limit_of("cpu.max", tmp_path) == 1.5
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine._limit("memory.max", tmp_path) is machine._limit("cpu.max", tmp_path) is None
-    assert machine._limit("nothing", tmp_path) is None
+    assert limit_of("memory.max", tmp_path) is limit_of("cpu.max", tmp_path) is None
+    assert limit_of("nothing", tmp_path) is None
 
 
 def test_the_oldest_versions_are_those_of_the_project() -> None:
