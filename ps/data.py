@@ -77,6 +77,7 @@ def leased(
     batch: int,
     epochs: int,
     lease: int | None = None,
+    balanced: bool = False,
     name: str = "data",
     loader: Callable[[Iterator[list[int]]], Iterable[Any]] | None = None,
     timeout: float | None = None,
@@ -85,12 +86,13 @@ def leased(
 
     data: arrays of equal first dimension, for tuples with the same rows of every array; or a number of examples, for
     arrays of indices. batch: examples at most; the last of a lease may have fewer, so push with weight=len(...).
-    lease: examples that a worker holds at a time, default 8 batches. name: of the data set, one for each. loader: makes
-    batches of index lists, one of each, in order: `lambda batches: DataLoader(dataset, batch_sampler=batches)`; `data`
-    is a number then. Call client.tick() once per batch. Each example comes once per epoch; batches end when all are
-    done by somebody, or the job is stopped. Until then a worker that has none left waits, and where others wait for its
-    clock, it closes clocks without a push. `timeout` is the deadline of each such wait. Raises: ConfigError naming the
-    argument; DeadlineError.
+    lease: examples that a worker holds at a time, default 8 batches. balanced: both are of a worker of mean speed, the
+    others' in proportion to their speeds, as measured, so that a clock takes all equally long. name: of the data set,
+    one for each. loader: makes batches of index lists, one of each, in order:
+    `lambda batches: DataLoader(dataset, batch_sampler=batches)`; `data` is a number then. Call client.tick() once per
+    batch. Each example comes once per epoch; batches end when all are done by somebody, or the job is stopped. Until
+    then a worker that has none left waits, and where others wait for its clock, it closes clocks without a push.
+    `timeout` is the deadline of each such wait. Raises: ConfigError naming the argument; DeadlineError.
     """
     arrays = () if isinstance(data, int) else _checked("leased", data)
     _check_loop("leased", client, batch, epochs)
@@ -107,7 +109,7 @@ def leased(
     if loader is not None and arrays:
         raise ConfigError("data.leased: loader: expected a number of examples as data beside it, got arrays")
     make = partial(_rows, arrays) if loader is None else partial(_loaded, loader)
-    return LeasedBatches(client, name, (examples, epochs, batch, size), make, timeout)
+    return LeasedBatches(client, name, (examples, epochs, batch, size), balanced, make, timeout)
 
 
 def _rows(arrays: tuple[Array, ...], indices: Iterator[Array]) -> Iterable[Any]:
@@ -126,14 +128,16 @@ class LeasedBatches(Iterator[Any]):
         client: Client,
         name: str,
         numbers: tuple[int, int, int, int],
+        balanced: bool,
         make: Callable[[Iterator[Array]], Iterable[Any]],
         timeout: float | None,
     ) -> None:
-        self.examples, self.epochs, self.batch, size = numbers
+        self.examples, self.epochs, self.batch, self._size = numbers
+        self._balanced = balanced
         self.epoch = 0
         self._client, self._make = client, make
         self._timeout_s = client.config.timeout_s if timeout is None else timeout
-        self._leases = client.leases(name, self.examples, self.epochs, size)
+        self._leases = client.leases(name, self.examples, self.epochs, self._size)
         self._handed: deque[Span] = deque()  # made into batches, and not computed yet
         self._orders: dict[int, Array] = {}  # epoch -> its permutation
         self._batches = self._all()
@@ -144,12 +148,15 @@ class LeasedBatches(Iterator[Any]):
     def _all(self) -> Iterator[Any]:
         client, leases = self._client, self._leases
         leases.begin(self._timeout_s)
+        since = client.busy_s
         while self.epochs:
             for made in self._make(self._indices()):
                 span, clock = self._oldest(), client.clock
                 self._begin(span[0] // self.examples)
                 yield made
                 leases.computed(span, max(clock, client.clock - 1))  # the last, where a batch takes several clocks
+                leases.observe(span[1] - span[0], client.busy_s - since)
+                since = client.busy_s
                 if client.should_stop:
                     return
             if left := len(self._handed):
@@ -174,13 +181,19 @@ class LeasedBatches(Iterator[Any]):
     def _indices(self) -> Iterator[Array]:
         """The indices of batch after batch, until others hold what is left. A loader may be ahead of the loop."""
         while (span := self._leases.take(self._timeout_s)) is not None:
-            for start in range(*span, self.batch):
-                stop = min(start + self.batch, span[1])
+            batch = self._own(self.batch)
+            self._leases.size = max(self._own(self._size), batch)
+            for start in range(*span, batch):
+                stop = min(start + batch, span[1])
                 if stop == span[1]:
                     self._leases.ask()  # the answer comes while this batch is computed
                 self._handed.append((start, stop))
                 epoch = start // self.examples
                 yield self._order(epoch)[start - epoch * self.examples : stop - epoch * self.examples]
+
+    def _own(self, examples: int) -> int:
+        """This worker's number of examples where a worker of mean speed has so many."""
+        return max(round(examples * self._leases.pace), 1) if self._balanced else examples
 
     def _order(self, epoch: int) -> Array:
         if epoch not in self._orders:

@@ -43,6 +43,7 @@ Flag: TypeAlias = Annotated[bool, FLAG]
 Real: TypeAlias = Annotated[float, REAL]
 Codecs: TypeAlias = Annotated[UInt8, CODECS_K]
 
+RATE_MAX = 1e15  # positions of a data set per second
 RAW = 0  # codec ids in codec_K: the slice itself
 FACTORS = 11  # rows of a product whose other factor lies in a shared buffer: see ps.factors
 SAME = 255  # nothing new
@@ -512,7 +513,8 @@ class Lease:
 
     Positions run over all epochs: place p of epoch e is e * examples + p. id: grows with each question of this
     incarnation. size: positions asked for at most; 0: no question, only news. waits: it pushes nothing until it has an
-    answer. start_P, stop_P: what it is through with.
+    answer. rate: positions that it computes per second, waits left out; 0: not known yet. start_P, stop_P: what it is
+    through with.
     """
 
     worker: Worker
@@ -523,6 +525,7 @@ class Lease:
     id: Number
     size: Number
     waits: Flag
+    rate: Real
     start_P: Counts
     stop_P: Counts
 
@@ -530,13 +533,17 @@ class Lease:
 @message(66)
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done."""
+    """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done.
+
+    pace: its rate over the mean of all workers'; 1 while that is not known.
+    """
 
     data: Annotated[str, text(NAME_BYTES_MAX)]
     id: Number
     start: Number
     stop: Number
     floor: Number
+    pace: Real
 
 
 @message(67)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ps.messages import Lease, Leased
+from ps.messages import RATE_MAX, Lease, Leased
 from ps.spans import Spans, united, without
 from ps.wire import COUNT_MAX
 
@@ -23,6 +23,7 @@ class DataSet:
     held: dict[int, Spans] = field(default_factory=dict)  # by rank
     open: dict[int, Lease] = field(default_factory=dict)  # questions without an answer, by rank
     answers: dict[int, Leased] = field(default_factory=dict)  # the last of each rank
+    rates: dict[int, float] = field(default_factory=dict)  # positions per second, by rank, as far as they have said
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +58,12 @@ class DataSet:
             stop = min(start + asked.size, end, (start // self.examples + 1) * self.examples)
             self.free = without(self.free, [(start, stop)])
             self.held[rank] = united([*self.held.get(rank, []), (start, stop)])
-        return Leased(self.name, asked.id, start, stop, self.floor)
+        return Leased(self.name, asked.id, start, stop, self.floor, self._pace(rank))
+
+    def _pace(self, rank: int) -> float:
+        """Its rate over the mean of all."""
+        rates = self.rates.values()
+        return self.rates[rank] * len(rates) / sum(rates) if rank in self.rates else 1.0
 
 
 class Leases:
@@ -71,6 +77,8 @@ class Leases:
         got = message.examples, message.epochs
         if not 0 < message.examples * message.epochs <= COUNT_MAX:
             return f"expected 1 to 2^62 examples over all epochs, got {got[0]} x {got[1]}"
+        if not 0 <= message.rate <= RATE_MAX:
+            return f"rate: expected 0 to {RATE_MAX:g} positions per second, got {message.rate!r}"
         known = self.sets.get(message.data)
         if known is not None and got != (known.examples, known.epochs):
             expected = f"{known.examples} examples, {known.epochs} epochs"
@@ -84,6 +92,8 @@ class Leases:
         data = self.sets.setdefault(message.data, DataSet(message.data, message.examples, message.epochs, whole))
         data.take_done(rank, united(zip(message.start_P.tolist(), message.stop_P.tolist(), strict=True)))
         newest = max((one.id for one in (data.answers.get(rank), data.open.get(rank)) if one is not None), default=0)
+        if message.rate > 0:
+            data.rates[rank] = message.rate
         if message.size and message.id >= newest:
             data.open[rank] = message
 
@@ -93,6 +103,7 @@ class Leases:
             data.free = united([*data.free, *data.held.pop(rank, [])])
             data.open.pop(rank, None)
             data.answers.pop(rank, None)
+            data.rates.pop(rank, None)
 
     def answers(self) -> list[tuple[int, Leased]]:
         """What open questions get now: (rank, answer)."""

@@ -110,6 +110,11 @@ class Client:
         measure(self._worker, self._timeout(timeout))
 
     @property
+    def busy_s(self) -> float:
+        """Seconds, from any begin, that this worker has not spent waiting for others: the difference of two counts."""
+        return self._worker.port.now() - self._worker.waited_s
+
+    @property
     def metrics(self) -> Metrics:
         """This worker's counters and histograms."""
         return self._worker.metrics

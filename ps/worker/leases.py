@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ps.consistency import OnArrival
-from ps.messages import Lease, Leased, Withheld
+from ps.messages import RATE_MAX, Lease, Leased, Withheld
 from ps.spans import Span, Spans, united, without
 from ps.types import CONTROLLER, Clock, WorkerId
 from ps.worker.reports import REPORT_S
@@ -31,12 +31,15 @@ class Leases:
     ) -> None:
         self._worker, self._idle_clock = worker, idle_clock
         self.data, self.examples, self.epochs, self.size = data, examples, epochs, size
+        self.pace = 1.0  # this worker's rate over the mean of all
         self.floor = 0  # everything below is done, by whomever
         self.done: Spans = []  # by this worker, above the floor
         self._news: Spans = []  # done, and perhaps the controller does not know
         self._told: Spans = []  # the news that the open question carries at least
         self._closing: deque[tuple[Span, Clock]] = deque()  # computed; done once the servers have all of this clock
         self._number = 0
+        self._rate = 0.0  # positions per second; 0: not known yet
+        self._observed = [0.0, 0.0]  # positions and seconds since the last question
         self._is_open = False  # the question waits for its answer
         self._answer: Leased | None = None
         self._withheld: Withheld | None = None
@@ -58,6 +61,9 @@ class Leases:
         """Asks for the next positions; the answer comes while this worker computes."""
         if not self._is_open and self._answer is None:
             self._settle()
+            positions, seconds = self._observed
+            if positions and seconds > 0:
+                self._rate, self._observed = min(positions / seconds, RATE_MAX), [0.0, 0.0]
             self._number += 1
             self._is_open, self._withheld, self._told = True, None, self._news
             self._post(self.size)
@@ -84,6 +90,11 @@ class Leases:
         if self._worker.port.now() >= self._report_at:
             self.report()
 
+    def observe(self, positions: int, seconds: float) -> None:
+        """So many took this worker so long; time in which it waited for others is not in it."""
+        self._observed[0] += positions
+        self._observed[1] += seconds
+
     def restore(self, floor: int, done: Spans) -> None:
         """Positions that were done when a checkpoint was made. The controller hears of them at once."""
         self._add(united([(0, floor), *done]))
@@ -102,7 +113,7 @@ class Leases:
         if isinstance(body, Withheld):
             self._withheld = body
             return
-        self._is_open, self._answer = False, body
+        self._is_open, self._answer, self.pace = False, body, body.pace
         self._news = without(self._news, self._told)
         self.floor = max(self.floor, body.floor)
         self.done = without(self.done, [(0, self.floor)])
@@ -177,4 +188,4 @@ class Leases:
         start_P, stop_P = np.array(self._news, np.int64).reshape(-1, 2).T
         mine = WorkerId(worker.rank), worker.incarnation, self.data
         numbers = self.examples, self.epochs, self._number, size
-        worker.post(CONTROLLER, Lease(*mine, *numbers, waits=waits, start_P=start_P, stop_P=stop_P))
+        worker.post(CONTROLLER, Lease(*mine, *numbers, waits=waits, rate=self._rate, start_P=start_P, stop_P=stop_P))

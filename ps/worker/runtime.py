@@ -77,6 +77,7 @@ class Worker:
         self.verdicts: dict[
             int, dict[int, tuple[Code, int]]
         ] = {}  # push -> slice -> final verdict, while somebody may ask
+        self.waited_s = 0.0  # for others, in all calls so far
         self._sinks: dict[int, tuple[PullEntry, Mapping[str, Array]]] = {}  # pull -> what it waits for, arrays to fill
         self._outbox = Outbox(port.send_nowait, self.metrics, job)
         self.missing = Missing(self)
@@ -234,7 +235,9 @@ class Worker:
                 deadline, ask_at, self.reports.next(), self.session.next_timer() if self.has_session else deadline
             )
             self._outbox.flush()
+            began = self.port.now()
             item = self.port.recv(min(until, now + 0.01) if self._outbox else until)
+            self.waited_s += self.port.now() - began
             if item is not None:
                 self._receive(*item)
             if self.has_session:

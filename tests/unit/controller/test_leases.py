@@ -38,13 +38,14 @@ class Lending:
         about = given.get("examples", self.examples), given.get("epochs", self.epochs)
         start_P, stop_P = np.array(done, np.int64).reshape(-1, 2).T
         waits = given.get("waits", False)
-        lease = Lease(WorkerId(rank), given["incarnation"], given["data"], *about, number, size, waits, start_P, stop_P)
+        who = WorkerId(rank), given["incarnation"], given["data"]
+        lease = Lease(*who, *about, number, size, waits, given.get("rate", 0.0), start_P, stop_P)
         sends = self.say(rank, lease)
         return [send.body if send.to == worker_peer(rank) else (send.to, send.body) for send in sends]
 
 
-def leased(number: int, start: int, stop: int, floor: int = 0, data: str = "data") -> Leased:
-    return Leased(data, number, start, stop, floor)
+def leased(number: int, start: int, stop: int, floor: int = 0, data: str = "data", pace: float = 1.0) -> Leased:
+    return Leased(data, number, start, stop, floor, pace)
 
 
 def test_ranges_are_disjoint_in_order_and_of_one_epoch() -> None:
@@ -72,6 +73,24 @@ def test_a_late_copy_does_not_take_the_place_of_the_open_question() -> None:
     lending = Lending()
     lending.ask(0, 1, size=2), lending.ask(1, 1, size=10), lending.ask(0, 3), lending.ask(0, 2)
     assert lending.control.leases.sets["data"].open[0].id == 3
+
+
+def test_pace_is_the_rate_over_the_mean_of_those_that_are_there() -> None:
+    lending = Lending(workers=3, examples=100)
+    assert lending.ask(0, 1) == [leased(1, 0, 4)], "nothing is known"
+    assert lending.ask(1, 1, rate=30.0) == [leased(1, 4, 8)], "nobody else's"
+    assert lending.ask(2, 1, rate=90.0) == [leased(1, 8, 12, pace=1.5)]
+    assert lending.ask(0, 2, rate=60.0) == [leased(2, 12, 16, pace=1.0)]
+    lending.control.worker_lost(2, "gone", 0.0)
+    assert lending.ask(1, 2)[0].pace == 30 / 45
+
+
+@pytest.mark.parametrize("rate", [-1.0, 1e16])
+def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
+    (answer,) = Lending().ask(0, 1, rate=rate)
+    assert (
+        isinstance(answer, Rejected) and f"rate: expected 0 to 1e+15 positions per second, got {rate}" in answer.reason
+    )
 
 
 def test_news_without_a_question_get_no_answer() -> None:

@@ -56,7 +56,7 @@ class Worker:
 
 
 def leased(number: int, start: int, stop: int, floor: int = 0) -> Leased:
-    return Leased("data", number, start, stop, floor)
+    return Leased("data", number, start, stop, floor, 1.0)
 
 
 def withheld(number: int, clock: int = 5) -> Withheld:
