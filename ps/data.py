@@ -162,6 +162,7 @@ class LeasedBatches(Iterator[Any]):
             if left := len(self._handed):
                 raise ConfigError(f"data.leased: loader: expected a batch for each list of indices, {left} are missing")
             if leases.is_over:
+                leases.finish(self._timeout_s)
                 client.epoch_done(self.epochs - 1)
                 return
             if client.should_stop:

@@ -512,9 +512,9 @@ class Lease:
     by Withheld, each time it is asked.
 
     Positions run over all epochs: place p of epoch e is e * examples + p. id: grows with each question of this
-    incarnation. size: positions asked for at most; 0: no question, only news. waits: it pushes nothing until it has an
-    answer. rate: positions that it computes per second, waits left out; 0: not known yet. start_P, stop_P: what it is
-    through with.
+    incarnation. clock: its own. size: positions asked for at most; 0: no question, only news. waits: it pushes nothing
+    until it has an answer, and closes no clock. rate: positions that it computes per second, waits left out; 0: not
+    known yet. start_P, stop_P: what it is through with.
     """
 
     worker: Worker
@@ -523,6 +523,7 @@ class Lease:
     examples: Number
     epochs: Number
     id: Number
+    clock: Number
     size: Number
     waits: Flag
     rate: Real
@@ -535,7 +536,8 @@ class Lease:
 class Leased:
     """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done.
 
-    pace: its rate over the mean of all workers'; 1 while that is not known.
+    pace: its rate over the mean of all workers'; 1 while that is not known. until: where all is done, the clock at
+    which every worker ends.
     """
 
     data: Annotated[str, text(NAME_BYTES_MAX)]
@@ -544,15 +546,20 @@ class Leased:
     stop: Number
     floor: Number
     pace: Real
+    until: Number
 
 
 @message(67)
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Nothing is free: others still hold the rest. worker: one that does; its clock, its last sign of life."""
+    """Nothing is free: others still hold the rest. worker: one that does; its clock, its last sign of life.
+
+    asked: the clock of the question. The worker may close it, and no further one before it has asked again.
+    """
 
     data: Annotated[str, text(NAME_BYTES_MAX)]
     id: Number
+    asked: Number
     worker: Worker
     clock: Annotated[int, INT64]
     silent_s: Real

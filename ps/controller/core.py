@@ -314,9 +314,13 @@ class Controller:
         elif rank not in self.idle:
             self.idle.add(rank)
             self.rest([rank], True)
+        if not message.waits:
+            self.leases.sets[message.data].let(rank, message.clock + 1)
         holder = WorkerId(self.leases.holder(message.data))
         note = self.waiting_for(holder, message.id)
-        self.post(worker_peer(rank), Withheld(message.data, message.id, holder, note.clock, note.silent_s))
+        self.post(
+            worker_peer(rank), Withheld(message.data, message.id, message.clock, holder, note.clock, note.silent_s)
+        )
 
     def _lend(self) -> None:
         for rank, answer in self.leases.answers():

@@ -23,6 +23,8 @@ class DataSet:
     held: dict[int, Spans] = field(default_factory=dict)  # by rank
     open: dict[int, Lease] = field(default_factory=dict)  # questions without an answer, by rank
     answers: dict[int, Leased] = field(default_factory=dict)  # the last of each rank
+    reach: dict[int, int] = field(default_factory=dict)  # the clock that a rank may have come to by now
+    until: int = 0  # all is done: the clock at which every worker ends
     rates: dict[int, float] = field(default_factory=dict)  # positions per second, by rank, as far as they have said
 
     @property
@@ -39,6 +41,10 @@ class DataSet:
         """This rank has been through these positions. What another holds by now counts when that one is through."""
         self.held[rank] = without(self.held.get(rank, []), done)
         self.free = without(self.free, done)
+
+    def let(self, rank: int, clock: int) -> None:
+        """The rank has come to this clock, or may do so unasked."""
+        self.reach[rank] = max(self.reach.get(rank, 0), clock)
 
     def answer(self, rank: int) -> Leased | None:
         """What its open question gets now: a repeat what it got before, none while others hold what is left."""
@@ -58,7 +64,9 @@ class DataSet:
             stop = min(start + asked.size, end, (start // self.examples + 1) * self.examples)
             self.free = without(self.free, [(start, stop)])
             self.held[rank] = united([*self.held.get(rank, []), (start, stop)])
-        return Leased(self.name, asked.id, start, stop, self.floor, self._pace(rank))
+        else:
+            self.until = self.until or max(self.reach.values())
+        return Leased(self.name, asked.id, start, stop, self.floor, self._pace(rank), self.until)
 
     def _pace(self, rank: int) -> float:
         """Its rate over the mean of all."""
@@ -90,6 +98,7 @@ class Leases:
         rank = int(message.worker)
         whole = [(0, message.examples * message.epochs)]
         data = self.sets.setdefault(message.data, DataSet(message.data, message.examples, message.epochs, whole))
+        data.let(rank, message.clock)
         data.take_done(rank, united(zip(message.start_P.tolist(), message.stop_P.tolist(), strict=True)))
         newest = max((one.id for one in (data.answers.get(rank), data.open.get(rank)) if one is not None), default=0)
         if message.rate > 0:
@@ -104,6 +113,7 @@ class Leases:
             data.open.pop(rank, None)
             data.answers.pop(rank, None)
             data.rates.pop(rank, None)
+            data.reach.pop(rank, None)
 
     def answers(self) -> list[tuple[int, Leased]]:
         """What open questions get now: (rank, answer)."""

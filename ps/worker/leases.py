@@ -31,6 +31,7 @@ class Leases:
     ) -> None:
         self._worker, self._idle_clock = worker, idle_clock
         self.data, self.examples, self.epochs, self.size = data, examples, epochs, size
+        self.until = 0  # all is done: the clock at which every worker ends
         self.pace = 1.0  # this worker's rate over the mean of all
         self.floor = 0  # everything below is done, by whomever
         self.done: Spans = []  # by this worker, above the floor
@@ -111,9 +112,10 @@ class Leases:
         if not self._is_open or body.id != self._number:
             return
         if isinstance(body, Withheld):
-            self._withheld = body
+            if body.asked == self._worker.session.clock:
+                self._withheld = body
             return
-        self._is_open, self._answer, self.pace = False, body, body.pace
+        self._is_open, self._answer, self.pace, self.until = False, body, body.pace, body.until
         self._news = without(self._news, self._told)
         self.floor = max(self.floor, body.floor)
         self.done = without(self.done, [(0, self.floor)])
@@ -130,10 +132,9 @@ class Leases:
         round_is_open = bool(self._closing) and self._closing[-1][1] >= worker.session.clock
         if round_is_open or self._others_wait:
             self._idle_clock(timeout_s)
-            known = self._news
             self._settle()
-            if self._news != known or worker.port.now() >= self._report_at:
-                self._post(self.size)
+            self._withheld = None
+            self._post(self.size)  # one clock for each answer: so it is known how far this worker can be
             return
         worker.wait(self._settle, timeout_s, worker.missing.verdicts)
         self._post(self.size, waits=True)
@@ -146,6 +147,11 @@ class Leases:
         )
         if self._answer is not None and not self.is_over:
             self._idle_clock(timeout_s)  # values in hand are as old as the wait was long
+
+    def finish(self, timeout_s: float) -> None:
+        """All is done: goes to the clock at which every worker ends, so that nobody waits for a clock of another's."""
+        while self._others_wait and self._worker.session.clock < self.until and self._worker.stopped is None:
+            self._idle_clock(timeout_s)
 
     @property
     def _others_wait(self) -> bool:
@@ -187,5 +193,5 @@ class Leases:
         self._report_at = worker.port.now() + REPORT_S
         start_P, stop_P = np.array(self._news, np.int64).reshape(-1, 2).T
         mine = WorkerId(worker.rank), worker.incarnation, self.data
-        numbers = self.examples, self.epochs, self._number, size
+        numbers = self.examples, self.epochs, self._number, int(worker.session.clock), size
         worker.post(CONTROLLER, Lease(*mine, *numbers, waits=waits, rate=self._rate, start_P=start_P, stop_P=stop_P))

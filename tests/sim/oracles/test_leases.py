@@ -41,7 +41,9 @@ class Counting:
             client.push({"count": grad, "small": np.zeros(1, np.float32)}, weight=len(indices))
             client.tick()
             self.spans[client.rank] = self.spans.get(client.rank, 0) + len(indices)
-        return client.pull()["count"]
+        values = client.pull()["count"]
+        client.barrier()  # nobody waits here for the clock of one who still waits for data
+        return values
 
     def at_step(self, rank: int, step: int, do: Callable[[], None]) -> None:
         """In the middle of this rank's step, counted over restarts."""

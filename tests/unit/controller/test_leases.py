@@ -39,13 +39,15 @@ class Lending:
         start_P, stop_P = np.array(done, np.int64).reshape(-1, 2).T
         waits = given.get("waits", False)
         who = WorkerId(rank), given["incarnation"], given["data"]
-        lease = Lease(*who, *about, number, size, waits, given.get("rate", 0.0), start_P, stop_P)
+        lease = Lease(*who, *about, number, given.get("clock", 0), size, waits, given.get("rate", 0.0), start_P, stop_P)
         sends = self.say(rank, lease)
         return [send.body if send.to == worker_peer(rank) else (send.to, send.body) for send in sends]
 
 
-def leased(number: int, start: int, stop: int, floor: int = 0, data: str = "data", pace: float = 1.0) -> Leased:
-    return Leased(data, number, start, stop, floor, pace)
+def leased(
+    number: int, start: int, stop: int, floor: int = 0, data: str = "data", pace: float = 1.0, until: int = 0
+) -> Leased:
+    return Leased(data, number, start, stop, floor, pace, until)
 
 
 def test_ranges_are_disjoint_in_order_and_of_one_epoch() -> None:
@@ -104,15 +106,25 @@ def test_who_comes_when_others_hold_the_rest_waits_and_hears_for_whom() -> None:
     lending = Lending()
     lending.ask(1, 1, size=10)
     lending.say(1, Progress(WorkerId(1), 1, Clock(7)))
-    assert lending.ask(0, 1) == lending.ask(0, 1) == [Withheld("data", 1, WorkerId(1), 7, 0.0)]
+    assert lending.ask(0, 1) == lending.ask(0, 1) == [Withheld("data", 1, 0, WorkerId(1), 7, 0.0)]
 
 
 def test_over_is_said_to_all_when_the_last_is_done() -> None:
     lending = Lending()
     lending.ask(1, 1, size=10)
-    lending.ask(0, 1)
+    lending.ask(0, 1, waits=True)
     assert lending.ask(1, 2, done=((0, 10),)) == [("worker:0", leased(1, 10, 10, 10)), leased(2, 10, 10, 10)]
     assert lending.ask(0, 2) == [leased(2, 10, 10, 10)]
+
+
+def test_all_end_at_the_clock_that_the_furthest_may_have_come_to() -> None:
+    lending = Lending(workers=3)
+    lending.ask(1, 1, size=10, clock=4)
+    lending.ask(0, 1, clock=4), lending.ask(2, 1, clock=5, waits=True)
+    lending.ask(0, 1, clock=5)  # it was let close clock 4, and may close clock 5 now, before it hears the end
+    over = [leased(1, 10, 10, 10, until=6), leased(2, 10, 10, 10, until=6)]
+    assert lending.ask(1, 2, done=((0, 10),), clock=5) == [("worker:0", over[0]), over[1], ("worker:2", over[0])]
+    assert lending.ask(0, 2, clock=9) == [over[1]], "it is said once"
 
 
 @pytest.mark.parametrize("on_worker_loss", ["drop", "wait"])

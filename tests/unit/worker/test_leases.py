@@ -55,12 +55,12 @@ class Worker:
         return [(one.id, one.size, list(zip(one.start_P, one.stop_P, strict=True))) for one in sent]
 
 
-def leased(number: int, start: int, stop: int, floor: int = 0) -> Leased:
-    return Leased("data", number, start, stop, floor, 1.0)
+def leased(number: int, start: int, stop: int, floor: int = 0, until: int = 0) -> Leased:
+    return Leased("data", number, start, stop, floor, 1.0, until)
 
 
-def withheld(number: int, clock: int = 5) -> Withheld:
-    return Withheld("data", number, WorkerId(1), clock, 0.5)
+def withheld(number: int, clock: int = 5, asked: int = 0) -> Withheld:
+    return Withheld("data", number, asked, WorkerId(1), clock, 0.5)
 
 
 def test_a_question_is_asked_again_until_it_is_answered_and_each_answer_counts_once() -> None:
@@ -134,13 +134,36 @@ def test_nothing_is_taken_while_others_hold_what_is_left_and_nothing_when_all_is
     assert worker.leases.take(1.0) is None and worker.leases.is_over
 
 
+def test_where_others_wait_for_clocks_one_is_closed_for_each_answer() -> None:
+    worker = Worker("bsp")
+    worker.answers = [withheld(1)]
+    assert worker.leases.take(1.0) is None and worker.leases.take(1.0) is None
+    worker.leases.wait(1.0)
+    assert worker.idle == 1
+    worker.answers = [withheld(1), withheld(1, asked=1)]  # the first is a late copy
+    assert worker.leases.take(1.0) is None and not worker.answers
+
+
+def test_all_go_to_the_clock_at_which_everybody_ends() -> None:
+    worker = Worker("bsp")
+    worker.answers = [leased(1, 20, 20, 20, until=3)]
+    assert worker.leases.take(1.0) is None and worker.leases.is_over
+    worker.leases.finish(1.0)
+    assert worker.session.clock == worker.idle == 3
+
+
 def test_where_nobody_waits_for_clocks_a_wait_lasts_until_there_is_news() -> None:
     worker = Worker()
     worker.answers = [withheld(1)]
     worker.leases.take(1.0)
     worker.leases.computed((0, 4), 3)
     worker.session.clock = 4
-    worker.answers = [3, withheld(1), withheld(1, clock=6), leased(1, 4, 8)]  # 3: the servers have that clock
+    worker.answers = [
+        3,
+        withheld(1, asked=4),
+        withheld(1, clock=6, asked=4),
+        leased(1, 4, 8),
+    ]  # 3: the servers have that clock
     worker.leases.wait(1.0)
     assert worker.idle == 0 and worker.said()[-1] == (1, 4, [(0, 4)])
     assert len(worker.answers) == 1, "who holds the rest has moved: its deadline begins anew"
