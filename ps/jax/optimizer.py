@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ps.errors import ConfigError
-from ps.jax.trees import Tree, arrays, named
+from ps.jax.trees import Tree, arrays, named, trainable
 from ps.worker.client import Client
 from ps.worker.pulling import PullFuture
 
@@ -34,12 +34,13 @@ class DistributedOptimizer:
 
     def __init__(self, optimizer: str | optax.GradientTransformation | None, params: Any, client: Client) -> None:
         cadence = client.config.model().cadence
-        self.client, self._tree = client, Tree(params)
+        initial = trainable(params)
+        self.client, self._tree = client, Tree(initial, jax.tree_util.tree_structure(params))
         self._pull_every = cadence.pull_every
         self._steps_here = cadence.carries == "delta" and not (optimizer is None and cadence.local_lr)
         inner = _transformation(optimizer) if self._steps_here else None
         spec = "" if self._steps_here else _spelling(optimizer, client)
-        client.register(arrays(self._tree.leaves), optimizer=spec)
+        client.register(arrays(initial), optimizer=spec)
         self._params = self._tree.of(client.pull())
         self._learns = {name for bundle in client.bundles for name in bundle}  # a rule of the run may have frozen some
         self._pending: PullFuture | None = None
@@ -70,7 +71,7 @@ class DistributedOptimizer:
         """
         given = self._tree.gradients(grads)
         if not self._steps_here:
-            pushed = arrays({name: given[name] for name in self._tree.leaves if name in self._learns})
+            pushed = arrays({name: given[name] for name in self._tree.shapes if name in self._learns})
             self._pending = self.client.push_pull_later(pushed, weight)
             return
         before = self.params

@@ -29,36 +29,41 @@ def named(what: str, tree: Any) -> dict[str, Any]:
     return leaves
 
 
+def trainable(params: Any) -> dict[str, jax.Array]:
+    """The leaves by name. Raises: ConfigError naming one that cannot be trained."""
+    leaves = {name: _checked(name, leaf) for name, leaf in named("params", params).items()}
+    if not leaves:
+        raise ConfigError("params: expected a pytree with arrays as leaves, got one without leaves")
+    return leaves
+
+
 class Tree:
-    """A pytree of parameters: its names, its structure, and where each leaf lives.
+    """What all values of a pytree have in common: names and shapes of its leaves, its structure, and its devices."""
 
-    Raises: ConfigError naming a leaf that cannot be trained.
-    """
-
-    def __init__(self, params: Any) -> None:
-        self.leaves = {name: _checked(name, leaf) for name, leaf in named("params", params).items()}
-        if not self.leaves:
-            raise ConfigError("params: expected a pytree with arrays as leaves, got one without leaves")
-        self._structure = jax.tree_util.tree_structure(params)
+    def __init__(self, leaves: Mapping[str, jax.Array], structure: Any) -> None:
+        self.shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        self._structure = structure
+        self._shardings = {name: leaf.sharding for name, leaf in leaves.items() if leaf.committed}
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """The pytree with these leaves.
+        """The pytree with these leaves, on the devices that it was given on.
 
         On the CPU JAX may go on using the memory of a NumPy array instead of a copy: nobody may write to it later.
         """
-        leaves = [_placed(values[name], like) for name, like in self.leaves.items()]
-        return jax.tree_util.tree_unflatten(self._structure, leaves)
+        placed = jax.device_put({name: values[name] for name in self.shapes if name not in self._shardings})
+        placed |= jax.device_put({name: values[name] for name in self._shardings}, self._shardings)
+        return jax.tree_util.tree_unflatten(self._structure, [placed[name] for name in self.shapes])
 
     def gradients(self, grads: Any) -> dict[str, Any]:
         """The leaves by name. Raises: ConfigError naming the path at which the trees differ."""
         given = named("gradients", grads)
-        if absent := [name for name in self.leaves if name not in given]:
+        if absent := [name for name in self.shapes if name not in given]:
             raise ConfigError(f"gradient of {absent[0]!r}: expected an array, as params have one there, got none")
-        if strange := [name for name in given if name not in self.leaves]:
+        if strange := [name for name in given if name not in self.shapes]:
             raise ConfigError(f"gradient of {strange[0]!r}: expected none, as params have no such leaf, got one")
-        for name, like in self.leaves.items():
-            if np.shape(given[name]) != like.shape:
-                raise ConfigError(f"gradient of {name!r}: expected shape {like.shape}, got {np.shape(given[name])}")
+        for name, shape in self.shapes.items():
+            if np.shape(given[name]) != shape:
+                raise ConfigError(f"gradient of {name!r}: expected shape {shape}, got {np.shape(given[name])}")
         return given
 
 
@@ -85,9 +90,3 @@ def _checked(name: str, leaf: Any) -> jax.Array:
             f"params (equinox: eqx.partition(model, eqx.is_inexact_array))"
         )
     return array
-
-
-def _placed(value: Any, like: jax.Array) -> jax.Array:
-    """On the device, or spread over the devices, of what was there before."""
-    placed: jax.Array = jax.device_put(value, like.sharding if like.committed else None)
-    return placed
