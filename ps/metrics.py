@@ -45,9 +45,11 @@ METRICS: dict[str, Metric] = {
     "resends": Metric("counter", "messages", "Messages sent again for want of an answer."),
     "staleness": Metric("histogram", "commits", "Version at apply minus the version that a push was computed on."),
     "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
+    "wait": Metric("histogram", "seconds", "A call of the training loop that had to wait."),
     "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
+    "lr": Metric("gauge", "rate", "The learning rate at the last pull."),
 }
 
 Label = str | int
