@@ -49,15 +49,15 @@ class Journal:
 
     def end(self, **outcome: Any) -> None:
         """Returns once all is written, after CLOSE_S at the longest."""
-        self._tell(lambda sink: sink.end(outcome))
+        self._tell(lambda sink: sink.end(outcome), last=True)
         deadline = time.monotonic() + CLOSE_S
         for queue in self._queues:
             queue.close(deadline)
         self._say()
 
-    def _tell(self, call: Call, values: int = 0) -> None:
+    def _tell(self, call: Call, values: int = 0, last: bool = False) -> None:
         for queue in self._queues:
-            queue.put(call, values)
+            queue.put(call, values, last)
 
     def _say(self) -> None:
         for queue in self._queues:

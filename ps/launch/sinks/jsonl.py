@@ -6,9 +6,9 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from typing import Any
 
-from ps.launch.output import LogFile
 from ps.launch.rules import RUN, Report
 from ps.launch.sinks.base import Sink, Started
 
@@ -17,7 +17,7 @@ class JsonLines(Sink):
     """Written as it happens, unbuffered: who follows the file is never late."""
 
     def __init__(self) -> None:
-        self._file: LogFile | None = None
+        self._file: FileIO | None = None
 
     def start(self, run: Started) -> None:
         import numpy as np
@@ -25,7 +25,7 @@ class JsonLines(Sink):
         import ps
 
         if run.folder is not None:  # else it has been said
-            self._file = LogFile(run.folder / "run.jsonl", _fail)
+            self._file = (run.folder / "run.jsonl").open("ab", buffering=0)
         versions = {"ps": ps.__version__, "python": platform.python_version(), "numpy": np.__version__}
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.began))
         what = {"script": run.script, "args": list(run.args), "config": run.config}
@@ -45,9 +45,11 @@ class JsonLines(Sink):
             self._file.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row).encode() + b"\n")
-
-
-def _fail(why: str) -> None:
-    raise OSError(why)
+        data = json.dumps(row).encode() + b"\n"
+        try:
+            while self._file is not None and data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            assert self._file is not None
+            self._file.close()
+            raise

@@ -31,9 +31,10 @@ class Queued:
         self._thread = threading.Thread(target=self._work, args=(sink,), name=f"ps log to {name}", daemon=True)
         self._thread.start()
 
-    def put(self, call: Call, values: int = 0) -> None:
-        """Hands over a call that brings so many values. Never waits."""
+    def put(self, call: Call, values: int = 0, last: bool = False) -> None:
+        """Hands over a call that brings so many values; none comes after the last. Never waits."""
         with self._changed:
+            self._is_ending = last
             if self._failed:
                 return
             if values and self._waiting + values > self._values_max:
@@ -52,10 +53,7 @@ class Queued:
         return said
 
     def close(self, deadline: float) -> None:
-        """Waits until all calls are done, at the longest until then (`time.monotonic`)."""
-        with self._changed:
-            self._is_ending = True
-            self._changed.notify()
+        """Waits until the last call is done, at the longest until then (`time.monotonic`)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
             if self._thread.is_alive() and not self._failed:
@@ -67,9 +65,7 @@ class Queued:
     def _work(self, sink: Sink) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._calls or self._is_ending)
-                if not self._calls:
-                    return
+                self._changed.wait_for(lambda: self._calls)
                 call, values = self._calls.popleft()
             try:
                 call(sink)
@@ -79,6 +75,8 @@ class Queued:
                 return
             with self._changed:
                 self._waiting -= values
+                if self._is_ending and not self._calls:
+                    return
 
     def _give_up(self, error: BaseException) -> None:
         words = str(error).strip().partition("\n")[0] or type(error).__name__
