@@ -25,7 +25,7 @@ class WandB(Sink):
             name=run.name,
             dir=run.folder,
             config={**run.config, "script": run.script, "args": list(run.args)},
-            settings=wandb.Settings(console="off"),  # what workers print is in the logs; ours is the terminal's
+            settings=wandb.Settings(console="off", quiet=True),  # the terminal is ours
         )
         self._run.define_metric("clock", hidden=True)
         self._run.define_metric("*", step_metric="clock")
