@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,6 +83,11 @@ class Leases:
         self._closing.append((span, Clock(clock - clock % every + every - 1)))
         if self._worker.port.now() >= self._report_at:
             self.report()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as plain numbers: what the servers have of all that was computed."""
+        self._settle()
+        return {"floor": self.floor, "done": [list(span) for span in self.done]}
 
     def restore(self, floor: int, done: Spans) -> None:
         """Positions that were done when a checkpoint was made. The controller hears of them at once."""
