@@ -209,10 +209,10 @@ class Daemon:
         why = reason if failure is None else failure.why
         code = int(failed) if failure is None else self.refused_code or failure.code
         seconds = self.watch.seconds
-        self.watch.end(reason=why, exit_code=code, restarts={})
         self.view.progress(self.watch.status, seconds)
         last_words = [] if failure is None else failure.last_words()
         self.control.end_job(why, failed, code, seconds, last_words)
+        self.watch.end(reason=why, exit_code=code, restarts={})
         if failed or self.workers.failure is None:
             self.view.here(f"the job has {'failed' if failed else 'ended'}: {reason}")
         else:
