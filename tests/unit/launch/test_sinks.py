@@ -34,6 +34,12 @@ REPORTS = [
 OUTCOME = {"reason": "all workers are done", "exit_code": 0, "seconds": 2.0, "clocks": [2, 3], "restarts": {}}
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries start processes, which takes long beside other tests."""
+    monkeypatch.setattr(journals, "CLOSE_S", 60.0)
+
+
 def told(
     sinks: Mapping[str, Sink], folder: Path | None, reports: Iterable[Report] = REPORTS, code: int = 0
 ) -> list[str]:
@@ -90,8 +96,8 @@ def test_tensorboard_has_a_run_for_each_worker(tmp_path: Path) -> None:
     assert told(sinks_of("tensorboard"), tmp_path) == []
     assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"run", "worker_0", "worker_1"}
 
-    def read(name: str) -> Any:
-        return event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / name)).Reload()
+    def read(name: str, folder: Path = tmp_path) -> Any:
+        return event_accumulator.EventAccumulator(str(folder / "tensorboard" / name)).Reload()
 
     for rank, name in ((0, "worker_0"), (1, "worker_1"), (RUN, "run")):
         seen = read(name)
@@ -100,6 +106,12 @@ def test_tensorboard_has_a_run_for_each_worker(tmp_path: Path) -> None:
     (config,), (outcome,) = (read("run").Tensors(tag) for tag in ("config", "outcome"))
     assert json.loads(config.tensor_proto.string_val[0]) == {"workers": 2, "seed": None}
     assert json.loads(outcome.tensor_proto.string_val[0]) == OUTCOME
+
+    live = sinks_of("tensorboard")["tensorboard"]
+    live.start(Started("now-abc", tmp_path / "live", "", (), {}, BEGAN))
+    live.logged(REPORTS)
+    assert [e.value for e in read("worker_1", tmp_path / "live").Scalars("loss")] == [0.25], "who looks on sees it"
+    live.end(OUTCOME)
 
 
 def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +205,7 @@ def test_a_sink_that_raises_is_named_once_and_the_others_go_on(call: str, error:
 
 
 def test_a_sink_that_blocks_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "CLOSE_S", 0.5)
+    monkeypatch.setattr(journals, "CLOSE_S", 2.0)  # the good one needs a millisecond
     go, ended = threading.Event(), threading.Event()
 
     def at(call: str) -> None:
