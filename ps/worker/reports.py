@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ps.worker.runtime import Worker
 
 LEASE_BEATS = 4  # signs of life per lease, while waiting
-MEASURED_S = 2.0  # and of what this worker has measured
 REPORT_S = 0.1  # the controller hears of progress, of logged values, and of what is done of a lease, so often
+MEASURED_S = 2.0  # and so often of what this worker has measured
 
 
 class Reports:
