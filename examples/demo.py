@@ -132,7 +132,7 @@ class Processes:
         """One line of run.jsonl."""
         if row.get("event") == "end":
             self.clocks = row["clocks"]
-        elif "name" in row:
+        elif row.get("rank") is not None:  # a value of a worker
             self.clocks[row["rank"]] = row["clock"]
             if row["name"] == "seconds":
                 self.seconds = row["value"]

@@ -45,9 +45,11 @@ METRICS: dict[str, Metric] = {
     "resends": Metric("counter", "messages", "Messages sent again for want of an answer."),
     "staleness": Metric("histogram", "commits", "Version at apply minus the version that a push was computed on."),
     "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
+    "wait": Metric("histogram", "seconds", "A call of the training loop that had to wait."),
     "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
+    "lr": Metric("gauge", "rate", "The learning rate at the last pull."),
 }
 
 Label = str | int
@@ -55,6 +57,7 @@ Labels = tuple[tuple[str, str], ...]  # label and value, by label
 Series = tuple[str, Labels]
 OTHER = "other"  # the value of every label of what came when a name had all its series
 
+COUNT_MAX = 1 << 63  # of what a peer may claim to have counted
 EXACT = 64  # integers below have a bucket each
 LOG_BUCKETS = 653  # up to 1e18; the first and the last take what lies beyond
 LOG_BUCKET_MIN = 1e-9  # lower end of the first log bucket
@@ -146,7 +149,7 @@ class Snapshot:
         """Takes names that only other versions declare, too. Raises: FrameError when `to_dict` cannot give this."""
         try:
             return cls(
-                counters={_key(name, labels): int(n) for name, labels, n in plain["counters"]},
+                counters={_key(name, labels): _count(n) for name, labels, n in plain["counters"]},
                 gauges={_key(name, labels): float(value) for name, labels, value in plain["gauges"]},
                 histograms={_key(name, labels): _histogram(row) for name, labels, row in plain["histograms"]},
                 spans=tuple(
@@ -322,6 +325,12 @@ def _key(name: str, labels: Mapping[str, Label]) -> Series:
     return series(name, **labels)
 
 
+def _count(n: Any) -> int:
+    if not 0 <= int(n) < COUNT_MAX:
+        raise ValueError(f"count: expected 0 to 2^63 - 1, got {str(n)[:40]}")
+    return int(n)
+
+
 def _row(histogram: Histogram) -> list[Any]:
     buckets = [list(pair) for pair in histogram.buckets]
     return [histogram.n, histogram.sum, histogram.min, histogram.max, buckets]
@@ -329,7 +338,7 @@ def _row(histogram: Histogram) -> list[Any]:
 
 def _histogram(row: Iterable[Any]) -> Histogram:
     n, total, least, largest, buckets = row
-    pairs = tuple((int(bucket), int(count)) for bucket, count in buckets)
+    pairs = tuple((int(bucket), _count(count)) for bucket, count in buckets)
     histogram = Histogram(int(n), float(total), float(least), float(largest), pairs)
     if not all(0 <= bucket < EXACT + LOG_BUCKETS and count > 0 for bucket, count in pairs):
         raise ValueError(f"buckets: expected (0 to {EXACT + LOG_BUCKETS - 1}, above 0) each, got {pairs[:3]} ...")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import json
 import logging
 import os
 import secrets
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from threading import Event
 
 from ps import wire
 from ps.control.hello import HELLO_S, Hello, LinkEnd, Welcome
 from ps.control.link import ControlLink
-from ps.errors import ConfigError
+from ps.errors import ConfigError, OutboxFull
 from ps.key import Key, key_of_environment
 from ps.messages import Stop
-from ps.transport.base import Message
+from ps.metrics import Metrics
+from ps.transport.base import Message, Unreachable
 from ps.transport.zmq import ZmqTransport
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.wire import JOB_BYTES
@@ -73,6 +76,10 @@ class ClusterPort(TransportPort):
             message.release()
         else:
             self.transport.send_nowait(to, message)
+
+    def measured(self, metrics: Metrics) -> None:
+        with suppress(Unreachable, OutboxFull):
+            self.link.metrics(json.dumps(metrics.snapshot().to_dict()))
 
     def close(self) -> None:
         """The last words are delivered first."""

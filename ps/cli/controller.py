@@ -8,13 +8,14 @@ from typing import Any
 import typer
 
 from ps.cli.common import PORT, check_reach, one_line, parameter, with_parameters
-from ps.cli.flags import file_option, key_option, text_option, with_file
+from ps.cli.flags import file_option, key_option, log_to_option, text_option, with_file
 from ps.cli.run import config_options, rule_options
 from ps.key import key_in
 from ps.launch.daemon import ControllerOptions, run_controller
 from ps.launch.files import ControllerFile
 from ps.launch.options import LOG_DIR, checked_config, naming_lines, rules_of
 from ps.launch.save import check_target
+from ps.launch.sinks import LOG_TO, sinks_of
 
 CONTROLLER_HELP = """Run the controller of a cluster until its job is over.
 
@@ -43,7 +44,8 @@ def options() -> list[inspect.Parameter]:
         *config_options(),
         *rule_options(),
         text_option("save", "FILE", "Write the values there at the end of the job (safetensors)."),
-        text_option("log_dir", "DIR", f"For a folder with run.jsonl, all logged values. [default: {LOG_DIR}]"),
+        text_option("log_dir", "DIR", f"For a folder of logs. [default: {LOG_DIR}]"),
+        log_to_option(),
         parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress.")),
     ]
 
@@ -54,13 +56,15 @@ def controller(**given: Any) -> int:
     options, places = with_file(given, ControllerFile)
     own = {name: options.pop(name) for name in ("save", "log_dir") if name in options}
     stops = [options.pop(name, None) for name in ("stop_after", "stop_when", "patience")]
+    log_to = options.pop("log_to", LOG_TO)
     with naming_lines(places):
+        sinks = sinks_of(log_to)
         key = key_in(options.pop("key", None))
         checked, rules = checked_config(options), rules_of(*stops)
         if own.get("save") is not None:
             check_target(own["save"])
     check_reach("--host", given["host"], given.pop("insecure"), key)
-    return run_controller(checked, rules, ControllerOptions(**given, **own, key=key))
+    return run_controller(checked, rules, sinks, ControllerOptions(**given, **own, key=key))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from ps.cli.common import key_flag, parameter
 from ps.control.commands import check_address
 from ps.errors import ConfigError
 from ps.launch.files import read_file
+from ps.launch.sinks import LOG_TO, SINKS
 
 ADDRESS = "HOST:PORT"
 DIAL_HELP = "Where the controller listens; else PS_CONTROLLER says it."
@@ -26,6 +27,11 @@ def text_option(name: str, metavar: str, help: str) -> inspect.Parameter:
 def file_option() -> inspect.Parameter:
     """The file with options."""
     return text_option("config", "FILE", "TOML: options as `name = value`, named as here with _ for -; flags win.")
+
+
+def log_to_option() -> inspect.Parameter:
+    """Where logged values go."""
+    return text_option("log_to", "SINK,...", f"Logged values go to {', '.join(SINKS)}. [default: {LOG_TO}]")
 
 
 def with_file(given: dict[str, Any], kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from ps.cli.common import one_line, parameter, with_parameters
-from ps.cli.flags import file_option, key_option, text_option, with_file
+from ps.cli.flags import file_option, key_option, log_to_option, text_option, with_file
 from ps.config import SPELLED, RunConfig
 from ps.launch.files import RunFile
 from ps.launch.options import LOG_DIR, RunOptions
@@ -98,6 +98,7 @@ def run_options() -> list[inspect.Parameter]:
             typer.Option(None, metavar="N", help="Of each worker whose process dies. [default: 0]", show_default=False),
         ),
         text_option("log_dir", "DIR", f"For a folder of logs for each run. [default: {LOG_DIR}]"),
+        log_to_option(),
         parameter("quiet", bool, typer.Option(False, "--quiet", help="No progress, only what scripts print.")),
         parameter("script", str, typer.Argument(..., metavar="SCRIPT", help="A Python file.", show_default=False)),
         parameter("args", list[str], typer.Argument(None, metavar="ARGS", help="Its own.", show_default=False)),

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ps.addresses import is_every_address
@@ -20,10 +21,11 @@ from ps.control.service import ControlServer
 from ps.key import Key
 from ps.launch.ends import Failure, Outcome
 from ps.launch.followed import Followed, Missing
-from ps.launch.journal import Journal, make_log_dir
+from ps.launch.journal import Journal, make_log_dir, run_name
 from ps.launch.options import LOG_DIR, cluster_environment
 from ps.launch.rules import Rule
 from ps.launch.save import save_command
+from ps.launch.sinks import Sink, Started
 from ps.launch.supervisor import Exit, Supervisor
 from ps.launch.watch import TICK_S, Watch
 from ps.launch.workers import Workers
@@ -41,7 +43,7 @@ class ControllerOptions:
     key: Key | None = None
 
 
-def run_controller(config: RunConfig, rules: list[Rule], options: ControllerOptions) -> int:
+def run_controller(config: RunConfig, rules: list[Rule], sinks: Mapping[str, Sink], options: ControllerOptions) -> int:
     """Until the job is over: 0, or 1 when it failed. Call it in the main thread: it catches signals.
 
     Raises: ConfigError when the port cannot be had.
@@ -51,7 +53,8 @@ def run_controller(config: RunConfig, rules: list[Rule], options: ControllerOpti
     try:
         address = control.start()
         view = Followed(control, options.quiet)
-        log_dir = make_log_dir(options.log_dir, control.job.hex()[:6], view.note)
+        name = run_name(control.job)
+        log_dir = make_log_dir(options.log_dir, name, view.note)
         dialled, port = address, address.rpartition(":")[2]
         if is_every_address(options.host):
             dialled, address = f"{socket.gethostname()}:{port}", f"{'[::1]' if '[' in address else '127.0.0.1'}:{port}"
@@ -60,10 +63,10 @@ def run_controller(config: RunConfig, rules: list[Rule], options: ControllerOpti
             expected = f"{config.servers} servers, {config.workers} workers expected"
             view.note(f"controller listens at {control.address}: {expected}{logs}")
             view.note(f"for the others: PS_CONTROLLER={dialled} PS_JOB={control.job.hex()}")
-            journal = Journal(None if log_dir is None else log_dir / "run.jsonl", view.note)
-            journal.start(config.model_dump(mode="json"), "", ())
+            journal = Journal(sinks, view.note)
+            journal.start(Started(name, log_dir, "", (), config.model_dump(mode="json"), time.time()))
             watch = Watch(control, rules, view, journal)
-            return Daemon(options, config, control, address, view, supervisor, journal, watch).execute()
+            return Daemon(options, config, control, address, view, supervisor, watch).execute()
     finally:
         control.close()
 
@@ -78,7 +81,6 @@ class Daemon:
     address: str  # for processes of this machine
     view: Followed
     supervisor: Supervisor
-    journal: Journal
     watch: Watch
     missing: Missing = field(default_factory=Missing)
     job: str = ""  # that was submitted, in words
@@ -128,7 +130,7 @@ class Daemon:
             self.job = "" if submitted is None else shlex.join([submitted["script"], *submitted["args"]])
             self.view.here(f"submitted by {submitted['by']}: {self.job}" if submitted else "the job is withdrawn")
             if submitted is not None:
-                self.journal.submitted(submitted["script"], submitted["args"], submitted["by"])
+                self.watch.journal.submitted(submitted["script"], submitted["args"], submitted["by"])
         self.begun = self.begun or bool(submitted and submitted["begun"])
         for end in ends:
             self.take(end)
@@ -206,11 +208,11 @@ class Daemon:
         failure = self.workers.verdict()
         why = reason if failure is None else failure.why
         code = int(failed) if failure is None else self.refused_code or failure.code
-        seconds, clocks = self.watch.seconds, [worker["clock"] for worker in self.watch.workers]
-        self.journal.end(reason=why, exit_code=code, seconds=round(seconds, 3), clocks=clocks, restarts={})
+        seconds = self.watch.seconds
         self.view.progress(self.watch.status, seconds)
         last_words = [] if failure is None else failure.last_words()
         self.control.end_job(why, failed, code, seconds, last_words)
+        self.watch.end(reason=why, exit_code=code, restarts={})
         if failed or self.workers.failure is None:
             self.view.here(f"the job has {'failed' if failed else 'ended'}: {reason}")
         else:

@@ -24,6 +24,7 @@ class ControllerFile(RunConfig, frozen=True, extra="forbid"):
     patience: str | None = None
     save: str | None = None
     log_dir: str | None = None
+    log_to: str | None = None
     key: str | None = None
 
 

@@ -1,21 +1,27 @@
-"""`run.jsonl`: one JSON object a line; first the config, then every logged value, last the outcome."""
+"""What a run tells to its sinks: its config, then what is logged, last its outcome."""
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ps.launch.output import LogFile
 from ps.launch.rules import Report
+from ps.launch.sinks import Sink, Started
+from ps.launch.sinks.queued import Call, Queued
+
+CLOSE_S = 5.0  # at the end sinks have so long for what they have not written yet
+
+
+def run_name(job: bytes) -> str:
+    """Of this run's own: TIME-JOB."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{job.hex()[:6]}"
 
 
 def make_log_dir(parent: str, name: str, warn: Callable[[str], None]) -> Path | None:
-    """A folder of this run's own, `parent/TIME-name`; None, said once, where it cannot be made."""
-    path = Path(parent) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    """A folder of this run's own, `parent/name`; None, said once, where it cannot be made."""
+    path = Path(parent) / name
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -25,33 +31,35 @@ def make_log_dir(parent: str, name: str, warn: Callable[[str], None]) -> Path | 
 
 
 class Journal:
-    """Written as it happens; a disk that fails ends the journal with one warning, never the run."""
+    """All sinks of one run. Only `end` waits for them; one that fails or stays behind costs a warning."""
 
-    def __init__(self, path: Path | None, warn: Callable[[str], None]) -> None:
-        self._file = None if path is None else LogFile(path, warn)
+    def __init__(self, sinks: Mapping[str, Sink], warn: Callable[[str], None]) -> None:
+        self._queues, self._warn = [Queued(name, sink) for name, sink in sinks.items()], warn
 
-    def start(self, config: dict[str, Any], script: str, args: Iterable[str]) -> None:
-        import numpy as np
+    def start(self, run: Started) -> None:
+        self._tell(lambda sink: sink.start(run))
 
-        import ps
+    def submitted(self, script: str, args: Sequence[str], by: str) -> None:
+        self._tell(lambda sink: sink.submitted(script, tuple(args), by))
 
-        versions = {"ps": ps.__version__, "python": platform.python_version(), "numpy": np.__version__}
-        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._write({"event": "start", "at": began, "script": script, "args": list(args), "config": config, **versions})
-
-    def submitted(self, script: str, args: Iterable[str], by: str) -> None:
-        self._write({"event": "submitted", "script": script, "args": list(args), "by": by})
-
-    def logged(self, reports: Iterable[Report]) -> None:
-        for seconds, rank, clock, name, value in reports:
-            row = {"time": round(seconds, 3), "rank": rank, "clock": clock, "name": name, "value": value}
-            self._write(row)
+    def logged(self, reports: Sequence[Report]) -> None:
+        if reports:
+            self._tell(lambda sink: sink.logged(reports), len(reports))
+        self._say()
 
     def end(self, **outcome: Any) -> None:
-        self._write({"event": "end", **outcome})
-        if self._file is not None:
-            self._file.close()
+        """Returns once all is written, after CLOSE_S at the longest."""
+        self._tell(lambda sink: sink.end(outcome), last=True)
+        deadline = time.monotonic() + CLOSE_S
+        for queue in self._queues:
+            queue.close(deadline)
+        self._say()
 
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row).encode() + b"\n")
+    def _tell(self, call: Call, values: int = 0, last: bool = False) -> None:
+        for queue in self._queues:
+            queue.put(call, values, last)
+
+    def _say(self) -> None:
+        for queue in self._queues:
+            for text in queue.warnings():
+                self._warn(text)

@@ -17,6 +17,7 @@ from ps.errors import ConfigError
 from ps.key import VARIABLE, Key, key_in
 from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
+from ps.launch.sinks import LOG_TO, Sink, sinks_of
 from ps.launch.supervisor import GRACE_S
 
 LOG_DIR = "ps-logs"
@@ -40,6 +41,7 @@ class RunOptions:
     evaluator: str | None = None
     max_restarts: int = 0  # of each worker
     log_dir: str = LOG_DIR
+    log_to: str = LOG_TO
     quiet: bool = False
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
@@ -59,6 +61,11 @@ class RunOptions:
         """Raises: ConfigError naming the flag, or the line of the file."""
         with naming_lines(self.places):
             return key_in(self.key)
+
+    def make_sinks(self) -> dict[str, Sink]:
+        """Raises: ConfigError naming the flag, or the line of the file."""
+        with naming_lines(self.places):
+            return sinks_of(self.log_to)
 
     def _checked(self) -> tuple[RunConfig, list[Rule]]:
         check_script("SCRIPT", self.script)

@@ -18,6 +18,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 _LOWER_IS_BETTER = ("loss", "err")  # in a metric's name
+RUN = -1  # the rank of what belongs to no worker
 EPOCH = "epoch"  # the metric that --stop-after 10epochs counts
 
 
@@ -25,7 +26,7 @@ class Report(NamedTuple):
     """One logged value."""
 
     seconds: float  # since the start of the run
-    rank: int
+    rank: int  # or RUN
     clock: int
     name: str
     value: float

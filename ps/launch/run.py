@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from ps.config import RunConfig
 from ps.errors import ConfigError, Error
 from ps.key import Key
 from ps.launch.ends import Failure, ended, failed
-from ps.launch.journal import Journal, make_log_dir
+from ps.launch.journal import Journal, make_log_dir, run_name
 from ps.launch.options import (
     RunOptions,
     cluster_environment,
@@ -24,6 +24,7 @@ from ps.launch.options import (
 )
 from ps.launch.rules import Rule
 from ps.launch.save import save_command
+from ps.launch.sinks import Sink, Started
 from ps.launch.supervisor import Exit, Supervisor
 from ps.launch.view import View, open_view
 from ps.launch.watch import TICK_S, Watch, Watched
@@ -53,7 +54,6 @@ class Run:
     control: Control
     view: View
     supervisor: Supervisor
-    journal: Journal
     watch: Watch
     server: Sequence[str]
     key: Key | None
@@ -242,10 +242,9 @@ class Run:
             failure, code, reason = None, 128 + self.supervisor.signals[0], "interrupted"
         seconds = self.watch.seconds
         cpu = {} if evaluator is None else {"evaluator_cpu_s": round(evaluator.cpu_s, 3)}
-        clocks = [worker["clock"] for worker in self.watch.workers]
         restarts = {str(rank): count for rank, count in self.restarts.items()}
         why = reason if failure is None else failure.why
-        self.journal.end(reason=why, exit_code=code, seconds=round(seconds, 3), clocks=clocks, restarts=restarts, **cpu)
+        self.watch.end(reason=why, exit_code=code, restarts=restarts, **cpu)
         self.view.close()
         if evaluator is not None and not self.options.quiet:
             self.view.note(f"the evaluator used {evaluator.cpu_s:.1f} s of CPU beside the run's {seconds:.1f} s")
@@ -272,6 +271,7 @@ def run_cluster(
     try:
         key = options.read_key()
         config, rules = options.check()
+        sinks = options.make_sinks()
     except ConfigError as error:
         print(f"psctl run: {error}".replace("\n", " "), file=sys.stderr)
         return 2
@@ -279,7 +279,7 @@ def run_cluster(
     control: Control | None = None
     try:
         control = _control_server(config, key) if make_control is None else make_control(config)
-        return _run(options, config, rules, control, view, server, key)
+        return _run(options, config, rules, sinks, control, view, server, key)
     except (Error, OSError) as error:
         view.close()
         print(f"psctl run: {error}", file=sys.stderr)
@@ -300,12 +300,14 @@ def _run(
     options: RunOptions,
     config: RunConfig,
     rules: list[Rule],
+    sinks: Mapping[str, Sink],
     control: Control,
     view: View,
     server: Sequence[str],
     key: Key | None,
 ) -> int:
-    log_dir = make_log_dir(options.log_dir, control.job.hex()[:6], view.note)
+    name = run_name(control.job)
+    log_dir = make_log_dir(options.log_dir, name, view.note)
     if not options.quiet:
         servers, workers = (
             f"{n} {what}{'s' * (n > 1)}" for n, what in ((config.servers, "server"), (config.workers, "worker"))
@@ -314,8 +316,8 @@ def _run(
         view.note(f"{servers}, {workers}, {config.consistency}, {config.optimizer_in_words}{logs}")
     for name in ignored_variables(os.environ):
         view.note(f"{name} is not used; give --{name[3:].lower().replace('_', '-')} to psctl run")
-    journal = Journal(None if log_dir is None else log_dir / "run.jsonl", view.note)
-    journal.start(config.model_dump(mode="json"), options.script, options.args)
+    journal = Journal(sinks, view.note)
+    journal.start(Started(name, log_dir, options.script, options.args, config.model_dump(mode="json"), time.time()))
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
         watch = Watch(control, rules, view, journal)
-        return Run(options, config, control, view, supervisor, journal, watch, server, key).execute()
+        return Run(options, config, control, view, supervisor, watch, server, key).execute()

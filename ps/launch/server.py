@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from contextlib import suppress
@@ -92,7 +91,7 @@ def _work(port: ClusterPort, server: Server, config: RunConfig, asked: Asked | N
             server.receive(*item, now)
         if now - told_at > METRICS_S:
             told_at = now
-            _tell(port, server)
+            port.measured(server.metrics)
 
 
 def _say_why(port: ClusterPort, asked: Asked) -> None:
@@ -105,11 +104,6 @@ def _say_why(port: ClusterPort, asked: Asked) -> None:
 def _is_over(end: LinkEnd | None, server: Server, silent: bool) -> bool:
     """Without a controller nobody says when all is over; a server must not be left behind for ever."""
     return end is not None and (not end.gone or silent or not server.shard.ledger.live_W.any())
-
-
-def _tell(port: ClusterPort, server: Server) -> None:
-    with suppress(Unreachable, OutboxFull):
-        port.link.metrics(json.dumps(server.metrics.snapshot().to_dict()))
 
 
 if __name__ == "__main__":

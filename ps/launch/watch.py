@@ -1,4 +1,4 @@
-"""Follows a controller: what workers log goes to run.jsonl, the stop rules and the view; nothing of it is lost."""
+"""Follows a controller: what workers log goes to the sinks, the stop rules and the view; nothing of it is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ps.control.logs import Logged
 from ps.launch.ends import Outcome
+from ps.launch.figures import Figures
 from ps.launch.journal import Journal
 from ps.launch.rules import EPOCH, Progress, Report, Rule, StopAfter, progress, reports
 from ps.launch.view import View
@@ -32,6 +33,7 @@ class Watch:
     rules: list[Rule]
     view: View
     journal: Journal
+    figures: Figures = field(default_factory=Figures)
     began: float = field(default_factory=time.monotonic)
     status: dict[str, Any] = field(default_factory=dict)  # as of the last look
     latest: dict[int, dict[str, float]] = field(default_factory=dict)  # rank -> its latest value of each name
@@ -63,15 +65,24 @@ class Watch:
             self.latest.setdefault(report.rank, {})[report.name] = report.value
         for worker in self.workers:
             worker["logged"] = self.latest.get(worker["rank"], {})
-        self.journal.logged(found)
-        if (bill := self.status.get("memory")) is not None and not self.billed:
-            self.billed = True
-            self.view.news(f"memory: {bill['words']}")
+        self._tell_bill()
         here = progress(self.status, self.seconds)
+        self.journal.logged(found + self.figures.reports(self.status, here.seconds))
         self._obey(here, found)
         shares = [rule.share(here) for rule in self.rules if isinstance(rule, StopAfter)]
         self.view.update(self.status, here.seconds, shares[0] if shares else None)
         return self.outcome
+
+    def end(self, **outcome: Any) -> None:
+        """After the last look: figures as they ended, and how the run did."""
+        self.journal.logged(self.figures.reports(self.status, self.seconds, now=True))
+        self.journal.end(seconds=round(self.seconds, 3), clocks=[worker["clock"] for worker in self.workers], **outcome)
+
+    def _tell_bill(self) -> None:
+        """Once, when parameters are registered."""
+        if (bill := self.status.get("memory")) is not None and not self.billed:
+            self.billed = True
+            self.view.news(f"memory: {bill['words']}")
 
     def _obey(self, here: Progress, found: list[Report]) -> None:
         for rule in self.rules:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ps.metrics import Metrics
 from ps.transport.base import Message, Unreachable
 from ps.types import PeerId
 
@@ -56,6 +57,9 @@ class Script:
 
     def is_known_as(self, address: PeerId) -> None:
         """It has its address from the start."""
+
+    def measured(self, metrics: Metrics) -> None:
+        """Whoever wants it has the object."""
 
     def spend(self, seconds: float) -> None:
         self._hand_over(self.simulator.now + seconds, mail=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,15 @@ from ps.keyspace import Options
 from ps.torch.groups import About, member
 from ps.torch.pulls import Pulls
 from ps.torch.pushes import Pushes
+from ps.torch.state import (
+    Stateful,
+    load_object_state,
+    load_optimizer_state,
+    load_random_state,
+    object_state,
+    optimizer_state,
+    random_state,
+)
 from ps.torch.tensors import Mirror, plain_model
 from ps.torch.twins import rate_of, twin_of
 from ps.worker.client import Client
@@ -83,6 +93,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._worker.while_computing(lambda client: self._pushes.hook(self, client, linear_of))
         if client is not None and process_group is None:
             client.idle_clock = self._idle_clock
+        if client is not None:
+            self._register(client, {id(one.parameter): name for name, one in mirrors.items()}, scaler)
 
     @property
     def worker(self) -> About:
@@ -155,6 +167,21 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """Waits for all values that are under way: for who reads parameters before the next forward pass."""
         self._pulls.finish()
 
+    def register_state(self, **owners: Stateful) -> None:
+        """Adds what has `state_dict` and `load_state_dict` to this worker's state, `client.state()`, by its name here.
+
+        A method, as a scheduler is made of this optimizer. Nothing on ranks above 0 of a process_group.
+        Raises: ConfigError.
+        """
+        for name, owner in owners.items():
+            if not (hasattr(owner, "state_dict") and hasattr(owner, "load_state_dict")):
+                raise ConfigError(
+                    f"register_state: {name}: expected state_dict and load_state_dict, got a {type(owner).__name__} "
+                    f"without; client.register_state takes two functions"
+                )
+            if self.client is not None:
+                self.client.register_state(name, partial(object_state, owner, name), partial(load_object_state, owner))
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only before the optimizer is wrapped. Raises: ConfigError."""
         if hasattr(self, "client"):
@@ -171,6 +198,28 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _register(self, client: Client, names: dict[int, str], scaler: torch.amp.GradScaler | None) -> None:
+        """What a checkpoint of this worker needs. names: of the parameters, by id."""
+        devices = [parameter.device for group in self.param_groups for parameter in group["params"]]
+        get, load = partial(optimizer_state, self, names), partial(self._load, client, names)
+        client.register_state("ps.torch.optimizer", get, load)
+        client.register_state("ps.torch.random", partial(random_state, devices), load_random_state)
+        if scaler is not None:
+            self.register_state(**{"ps.torch.scaler": scaler})
+
+    def _load(self, client: Client, names: dict[int, str], state: Any) -> None:
+        """Each worker tells the servers the rate that it goes on with, and hears it from them: a residual is scaled by
+        what the last pull has said."""
+        load_optimizer_state(self, names, state)
+        if self._steps_here:
+            return
+        lr = max(rate_of(group) for group in self.param_groups)
+        self._check_groups(lr)
+        if lr != self._lr:
+            self._lr, self._schedules = lr, True
+            client.set_lr(lr)
+            client.pull(out=self._pulls.arrays)
 
     def follow_rate(self, client: Client) -> None:
         """A scheduler's rate holds from this clock on, for all workers.

@@ -27,20 +27,20 @@ class Mirror:
             raise ConfigError(f"parameter {name!r}: expected a dense tensor of real numbers, got {kind}")
         self.shares = data.device.type == "cpu" and data.is_contiguous()
         self._address = data.data_ptr()
-        self.array = _numpy(data if self.shares else torch.empty_like(data, device="cpu").contiguous())
+        self.array = to_array(data if self.shares else torch.empty_like(data, device="cpu").contiguous())
         if not self.shares:
             self.read()
 
     def read(self) -> Array:
         """The array, with the parameter's values."""
         if not self.shares:
-            _tensor(self.array).copy_(self.parameter.data)
+            from_array(self.array).copy_(self.parameter.data)
         return self.array
 
     def load(self) -> None:
         """The parameter takes over the array's values."""
         if not self.shares:
-            self.parameter.data.copy_(_tensor(self.array))
+            self.parameter.data.copy_(from_array(self.array))
 
     def check(self) -> None:
         """Raises: ConfigError when the parameter has got other memory: nothing would reach it any more."""
@@ -70,7 +70,7 @@ def gradient(mirror: Mirror) -> Array:
             f"gradient of {mirror.name!r}: expected a dense one, got {str(grad.layout).removeprefix('torch.')}; make "
             f"its module with sparse=False"
         )
-    return _numpy(grad.detach().to("cpu").contiguous())
+    return to_array(grad.detach().to("cpu").contiguous())
 
 
 @torch.no_grad()
@@ -92,13 +92,15 @@ def in_buckets(tensors: Iterable[torch.Tensor], exchange: Callable[[torch.Tensor
             tensor.copy_(part.view_as(tensor))
 
 
-def _numpy(tensor: torch.Tensor) -> Array:
+def to_array(tensor: torch.Tensor) -> Array:
+    """The memory of a tensor on the CPU, as an array."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-def _tensor(array: Array) -> torch.Tensor:
+def from_array(array: Array) -> torch.Tensor:
+    """The memory of an array, as a tensor."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -340,7 +340,11 @@ class Client:
         worker.wait(lambda: worker.lr_set >= number, seconds, lambda: "set_lr: some server has not confirmed it")
 
     def register_state(self, name: str, get: Callable[[], Any], set: Callable[[Any], None]) -> None:
-        """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker."""
+        """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker.
+
+        get: gives it as None, numbers, text, bytes, arrays, lists, and dicts with text as keys, in memory of its own:
+        what MessagePack or safetensors carry. set: takes that back; what it raises becomes a ConfigError.
+        """
         if name in self._states:
             raise ConfigError(f"register_state: {name!r} is registered already; give each state its own name")
         self._states[name] = (get, set)
@@ -350,11 +354,26 @@ class Client:
         return {name: get() for name, (get, _) in self._states.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Hands each registered state its part. Raises: ConfigError when a name is not registered."""
-        for name, value in state.items():
+        """Hands each registered state its part; what is not named stays as it is. The state need not outlive the call.
+
+        Raises: ConfigError when a name is not registered, before anything is loaded; ConfigError naming state and
+        field where one does not fit.
+        """
+        for name in state:
             if name not in self._states:
                 raise ConfigError(f"load_state: {name!r} is not registered; known: {', '.join(self._states) or 'none'}")
-            self._states[name][1](value)
+        for name, value in state.items():
+            try:
+                self._states[name][1](value)
+            except ConfigError as error:
+                raise ConfigError(f"load_state: {name!r}: {error}") from error
+            except KeyError as error:
+                raise ConfigError(f"load_state: {name!r}: expected {error}, as state() gives it, got none") from error
+            except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+                raise ConfigError(
+                    f"load_state: {name!r}: expected what state() gives, got a state that fails with "
+                    f"{type(error).__name__}: {error}"
+                ) from error
 
     def spend(self, seconds: float) -> None:
         """Lets compute time pass that is declared, not done: a real sleep, or virtual time in a seeded cluster."""
@@ -382,7 +401,7 @@ class Client:
         leases = Leases(self._worker, lambda timeout_s: self.idle_clock(timeout_s), data, examples, epochs, size)
         self.register_state(
             f"ps.data.{data}",
-            lambda: {"floor": leases.floor, "done": [list(span) for span in leases.done]},
+            leases.state,
             lambda state: leases.restore(state["floor"], [(start, stop) for start, stop in state["done"]]),
         )
         self._worker.leases[data] = leases

@@ -17,7 +17,7 @@ from ps import factors, kernels
 from ps.buffers import Buffer, Pool
 from ps.compression.base import Codec, Memory
 from ps.compression.choice import FACTORS, RAW, Codecs, Frame
-from ps.errors import FrameError
+from ps.errors import ConfigError, FrameError
 from ps.factors import Factors
 from ps.keyspace import Keyspace
 from ps.types import Array, Float
@@ -121,15 +121,28 @@ class Encoder:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Everything that is remembered, by the slice's name, as plain numbers and copies of arrays."""
-        return {self.keyspace.describe(slice_id): _exported(memory) for slice_id, memory in self.memory.items()}
+        return {
+            self.keyspace.describe(slice_id): {**_exported(memory), "owed": slice_id in self._owed}
+            for slice_id, memory in self.memory.items()
+        }
 
     def load_state(self, state: dict[str, dict[str, Any]]) -> None:
-        """Goes on from what `state` gave. Slices that it does not name start afresh."""
+        """Goes on from what `state` gave. Slices that it does not name start afresh, and so do those of another codec.
+
+        Raises: ConfigError for slices that are not there, or have another size.
+        """
+        ids = {self.keyspace.describe(slice_id): slice_id for slice_id in range(len(self.keyspace.slices))}
+        if unknown := sorted(state.keys() - ids.keys()):
+            known = ", ".join(ids) or "none yet"
+            raise ConfigError(f"{unknown[0]}: expected a slice of this model ({known}), got another")
         self.memory.clear()
-        for slice_id, item in enumerate(self.keyspace.slices):
-            given = state.get(self.keyspace.describe(slice_id))
-            if given is not None and (self.codec(slice_id) is not None or self.codecs.feeds_back(item)):
-                self.memory[slice_id] = _restore(self._memory(slice_id), given)
+        self._owed.clear()
+        for name, given in state.items():
+            slice_id = ids[name]
+            if self.codec(slice_id) is not None or self.codecs.feeds_back(self.keyspace.slices[slice_id]):
+                self.memory[slice_id] = _restore(name, self._memory(slice_id), given)
+                if given["owed"]:
+                    self._owed.add(slice_id)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -175,11 +188,14 @@ def _exported(memory: Memory) -> dict[str, Any]:
     return {"seed": memory.seed, "encoded": memory.encoded, "lr": memory.lr, "arrays": copies}
 
 
-def _restore(memory: Memory, given: dict[str, Any]) -> Memory:
-    """Takes over what fits: arrays of another codec or shape start afresh."""
+def _restore(name: str, memory: Memory, given: dict[str, Any]) -> Memory:
+    """Takes over what fits: arrays of another codec start afresh. Raises: ConfigError for another size of the slice."""
+    seed, encoded, lr, residual = given["seed"], given["encoded"], given["lr"], given["arrays"].get("residual")
+    if residual is not None and residual.shape != (memory.size,):
+        raise ConfigError(f"{name}.residual: expected shape {(memory.size,)}, got {residual.shape}")
     arrays = {**memory.arrays, **({} if memory.residual_N is None else {"residual": memory.residual_N})}
     if all(name in given["arrays"] and given["arrays"][name].shape == array.shape for name, array in arrays.items()):
         for name, array in arrays.items():
             np.copyto(array, given["arrays"][name])
-        memory.seed, memory.encoded, memory.lr = given["seed"], given["encoded"], given["lr"]
+        memory.seed, memory.encoded, memory.lr = seed, encoded, lr
     return memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,6 +95,11 @@ class Leases:
         """So many took this worker so long; time in which it waited for others is not in it."""
         self._observed[0] += positions
         self._observed[1] += seconds
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as plain numbers: what the servers have of all that was computed."""
+        self._settle()
+        return {"floor": self.floor, "done": [list(span) for span in self.done]}
 
     def restore(self, floor: int, done: Spans) -> None:
         """Positions that were done when a checkpoint was made. The controller hears of them at once."""

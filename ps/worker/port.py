@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from ps.metrics import Metrics
 from ps.transport.base import Message, Transport
 from ps.types import PeerId
 
@@ -29,6 +30,9 @@ class Port(Protocol):
 
     def is_known_as(self, address: PeerId) -> None:
         """The controller has said what this peer's address is."""
+
+    def measured(self, metrics: Metrics) -> None:
+        """Tells the controller what this peer has measured, if that is another process."""
 
     def spend(self, seconds: float) -> None:
         """Lets declared compute time pass."""
@@ -56,6 +60,9 @@ class TransportPort:
 
     def is_known_as(self, address: PeerId) -> None:
         """It has its address from the start."""
+
+    def measured(self, metrics: Metrics) -> None:
+        """Whoever wants it has the object."""
 
     def spend(self, seconds: float) -> None:
         time.sleep(seconds)

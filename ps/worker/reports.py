@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 LEASE_BEATS = 4  # signs of life per lease, while waiting
 REPORT_S = 0.1  # the controller hears of progress, of logged values, and of what is done of a lease, so often
+MEASURED_S = 2.0  # and so often of what this worker has measured
 
 
 class Reports:
@@ -22,6 +23,7 @@ class Reports:
         self._logs: list[Log] = []  # not yet reported
         self._reported = Clock(0)  # what the controller knows
         self._report_at = 0.0  # not before
+        self._measured_at = 0.0  # not before
         self._beat_s = self._beat_at = float("inf")
 
     def begin(self, lease_s: float) -> None:
@@ -46,6 +48,10 @@ class Reports:
                 worker.post(CONTROLLER, entry)
             self._logs.clear()
             worker.post(CONTROLLER, Progress(WorkerId(worker.rank), worker.incarnation, self._reported))
+            if now or time >= self._measured_at:
+                self._measured_at = time + MEASURED_S
+                worker.metrics.gauge("lr", worker.session.lr)
+                worker.port.measured(worker.metrics)
 
     def next(self) -> float:
         """When the next report is due."""

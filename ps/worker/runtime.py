@@ -219,9 +219,12 @@ class Worker:
 
         Raises: DeadlineError naming who is missing; StoppedError; PeerError.
         """
-        deadline = self.port.now() + timeout_s
-        ask_at = deadline if ask is None else self.port.now() + min(self.config.resend_s, timeout_s / 2)
+        began = self.port.now()
+        deadline = began + timeout_s
+        ask_at = deadline if ask is None else began + min(self.config.resend_s, timeout_s / 2)
+        waited = False
         while not done():
+            waited = True
             self._check()
             now = self.port.now()
             if now >= deadline:
@@ -243,6 +246,8 @@ class Worker:
             if self.has_session:
                 self.perform(self.session.on_timer(self.port.now()))
         self._outbox.flush()
+        if waited:
+            self.metrics.observe("wait", self.port.now() - began)
 
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""

@@ -423,7 +423,37 @@ def test_registered_state_goes_round(seed: int | None) -> None:
         with pytest.raises(
             ps.ConfigError, match=r"'momentum' is not registered; known: ps\.compression, rng, position"
         ):
-            client.load_state({"momentum": 0})
+            client.load_state({"position": 5, "momentum": 0})
+        assert position == [3], "nothing is loaded of a state that names what is not there"
+
+    run(seed, train)
+
+
+def test_a_state_that_does_not_fit_is_named(seed: int | None) -> None:
+    """By the state, and by the field where the setter has said it, or missed it."""
+
+    def train(client: ps.Client) -> None:
+        moment = np.zeros(3)
+
+        def load(state: dict[str, Any]) -> None:
+            moment[:] = state["moment"]
+
+        client.register_state("mine", lambda: {"moment": moment.copy()}, load)
+        ps.data.leased(8, client, batch=2, epochs=1)
+        for state, words in (
+            ({"mine": {"moments": 1}}, "'mine': expected 'moment', as state() gives it, got none"),
+            (
+                {"mine": {"moment": np.ones(4)}},
+                "'mine': expected what state() gives, got a state that fails with Value",
+            ),
+            ({"mine": None}, "'mine': expected what state() gives, got a state that fails with TypeError: "),
+            ({"ps.data.data": {"done": []}}, "'ps.data.data': expected 'floor', as state() gives it, got none"),
+        ):
+            with pytest.raises(ps.ConfigError) as caught:
+                client.load_state(state)
+            assert str(caught.value).startswith(f"load_state: {words}")
+        client.load_state({"mine": {"moment": np.full(3, 2.0)}})
+        assert client.state()["mine"]["moment"].tolist() == [2.0] * 3
 
     run(seed, train)
 

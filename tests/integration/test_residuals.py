@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import ps
 
@@ -46,8 +47,18 @@ def test_a_run_in_two_parts_is_the_run_in_one_part() -> None:
     assert forgetful.tobytes() != whole.tobytes()
 
 
-def test_the_state_of_another_shape_starts_at_zero() -> None:
-    state = {"ps.compression": {"'w'": {"seed": 0, "encoded": 3, "lr": 0.5, "arrays": {"residual": np.ones(3)}}}}
-    fresh, _ = trained(range(2), np.zeros(N, np.float32), None)
-    again, _ = trained(range(2), np.zeros(N, np.float32), state)
-    assert again.tobytes() == fresh.tobytes()
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"'w'": {"seed": 0, "encoded": 3, "lr": 0.5, "arrays": {"residual": np.ones(3)}}},
+            r"'w'\.residual: expected shape \(64,\), got \(3,\)",
+        ),
+        ({"'w'": {"arrays": {}, "owed": False, "encoded": 3}}, "expected 'seed', as state"),
+        ({"'v'": {}}, r"'v': expected a slice of this model \('w'\), got another"),
+        ([], "expected what state\\(\\) gives, got a state that fails with AttributeError"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(change: Any, words: str) -> None:
+    with pytest.raises(ps.ConfigError, match=rf"^load_state: 'ps\.compression': {words}"):
+        trained(range(2), np.zeros(N, np.float32), {"ps.compression": change})

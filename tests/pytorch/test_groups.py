@@ -219,6 +219,17 @@ def test_an_overflow_is_that_of_the_whole_group(world: World) -> None:
     assert all(distance(values, flat(model)) < 1e-12 for values, _ in outcomes)
 
 
+def state_names(place: Place) -> list[str]:
+    _, optimizer = wrapped(place, scaler=torch.amp.GradScaler("cpu"))
+    optimizer.register_state(schedule=torch.optim.lr_scheduler.StepLR(optimizer, 5))
+    return [] if place.client is None else sorted(place.client.state())
+
+
+def test_the_state_of_a_worker_is_that_of_its_rank_0(world: World) -> None:
+    names = ["ps.compression", "ps.torch.optimizer", "ps.torch.random", "ps.torch.scaler", "schedule"]
+    assert good(world.run(state_names)) == [names, [], names, []]
+
+
 # ---- ends and mistakes -----------------------------------------------------------------------------------------------
 
 

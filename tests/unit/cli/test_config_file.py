@@ -75,10 +75,14 @@ def test_flags_of_a_controller_win(
         return 0
 
     monkeypatch.setattr(controller_command, "run_controller", run_controller)
-    path.write_text('servers = 3\nworkers = 4\nstop_after = "5clocks"\nsave = "m.st"\nlog_dir = "x"\n')
+    path.write_text(
+        'servers = 3\nworkers = 4\nstop_after = "5clocks"\nsave = "m.st"\nlog_dir = "x"\nlog_to = "jsonl,tensorboard"\n'
+    )
     assert psctl(capsys, "controller", "--config", str(path), "--servers", "2", "--port", "0")[0] == 0
     options = ControllerOptions("127.0.0.1", 0, save="m.st", log_dir="x", quiet=False)
-    assert asked == [(RunConfig(servers=2, workers=4), [StopAfter(5, "clocks")], options)]
+    ((config, rules, sinks, given),) = asked
+    assert (config, rules, given) == (RunConfig(servers=2, workers=4), [StopAfter(5, "clocks")], options)
+    assert list(sinks) == ["jsonl", "tensorboard"]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,11 @@ def test_the_saved_values_are_the_trained_ones_and_the_evaluator_sees_them(tmp_p
     (folder,) = (tmp_path / "logs").iterdir()
     rows = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()][1:-1]
     for rank in (0, 1):
-        mine = [(row["clock"], row["value"]) for row in rows if row["rank"] == rank]
+        mine = [(row["clock"], row["value"]) for row in rows if (row["rank"], row["name"]) == (rank, "loss")]
         assert mine == [(clock, value) for clock in range(5) for value in (0.25, 0.25, 0.5)]
+        figures = {row["name"]: row["value"] for row in rows if row["rank"] == rank}  # as they ended
+        assert (figures["ps/pushed_mb"], figures["ps/pulled_mb"], figures["ps/lr"]) == (5 * 48e-6, 5 * 48e-6, 0.5)
+        assert figures["ps/waited_s"] > 0
 
 
 def test_after_a_stop_rule_the_values_are_saved(tmp_path: Path, env: dict[str, str]) -> None:

@@ -1,0 +1,78 @@
+"""Our own figures of a run, `ps/...`, from what servers and workers have told the controller of themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ps.errors import FrameError
+from ps.launch.rules import RUN, Report
+from ps.metrics import Snapshot, merge, series
+from ps.types import server_peer, worker_peer
+
+FIGURES_S = 5.0  # between two reports
+MB = 1e6
+
+
+class Figures:
+    """Of each worker, from its start: MB pushed and pulled as they travelled, seconds that its loop has waited, the
+    learning rate at its last pull, and clocks per second since the report before. Of the run: staleness of commits,
+    mean, 95th percentile and largest, since the start, over all servers.
+    """
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._before: dict[int, tuple[float, int]] = {}  # rank -> seconds and clock of the report before
+
+    def reports(self, status: Mapping[str, Any], seconds: float, now: bool = False) -> list[Report]:
+        """Those that are due, or `now`. status: as `ControlServer.status` gives it."""
+        if seconds < self._due and not now:
+            return []
+        self._due = seconds + FIGURES_S
+        found: list[Report] = []
+        for worker in status["workers"]:
+            rank, clock = worker["rank"], worker["clock"]
+            if now or worker["state"] == "running":
+                figures = _of_worker(_snapshot(status, worker_peer(rank))) | self._speed(rank, clock, seconds)
+                found += [Report(seconds, rank, clock, f"ps/{name}", value) for name, value in figures.items()]
+        clock = min((worker["clock"] for worker in status["workers"]), default=0)
+        servers = [_snapshot(status, server_peer(server["shard"])) for server in status["servers"]]
+        figures = _of_servers(merge(servers))
+        found += [Report(seconds, RUN, clock, f"ps/{name}", value) for name, value in figures.items()]
+        return [report for report in found if math.isfinite(report.value)]
+
+    def _speed(self, rank: int, clock: int, seconds: float) -> dict[str, float]:
+        before, self._before[rank] = self._before.get(rank), (seconds, clock)
+        if before is None or seconds <= before[0]:
+            return {}
+        return {"clocks_per_s": (clock - before[1]) / (seconds - before[0])}
+
+
+def _of_worker(seen: Snapshot) -> dict[str, float]:
+    if not seen.counters:
+        return {}
+    waits = seen.histograms.get(series("wait"))
+    figures = {
+        "pushed_mb": seen.total("push_bytes", direction="sent") / MB,
+        "pulled_mb": seen.total("pull_bytes", direction="received") / MB,
+        "waited_s": 0.0 if waits is None else waits.sum,
+    }
+    rate = seen.gauges.get(series("lr"))
+    return figures if rate is None else {**figures, "lr": rate}
+
+
+def _of_servers(seen: Snapshot) -> dict[str, float]:
+    staleness = seen.histograms.get(series("staleness"))
+    if staleness is None:
+        return {}
+    mean, p95 = staleness.sum / staleness.n, staleness.percentile(95)
+    return {"staleness_mean": mean, "staleness_p95": p95, "staleness_max": staleness.max}
+
+
+def _snapshot(status: Mapping[str, Any], peer: str) -> Snapshot:
+    """What this peer has told last; nothing where that does not hold: a peer's bytes never end the run."""
+    try:
+        return Snapshot.from_dict(status["metrics"].get(peer, Snapshot().to_dict()))
+    except FrameError:
+        return Snapshot()
