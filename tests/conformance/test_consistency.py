@@ -14,6 +14,7 @@ from ps.testing.consistency import check_consistency
 from ps.types import Bool, Int64
 
 OPTIONS = {"ssp": ":staleness=2", "quorum": ":n=2", "local": ":every=2,local_lr=0.5"}
+OPTIONS["async_local"] = OPTIONS["local"]
 MORE = [
     "ssp:staleness=0",
     "downpour:push_every=2,pull_every=3,local_lr=0.5",

@@ -33,6 +33,7 @@ MODELS = (
     "downpour:push_every=2,pull_every=3,local_lr=0.1",
     "quorum:n=2",
     "local:every=2,local_lr=0.1",
+    "async_local:every=2,local_lr=0.1",
 )
 
 Train = Callable[[Client], Any]

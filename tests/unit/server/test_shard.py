@@ -588,6 +588,7 @@ ALL_MODELS = [
     "async",
     "quorum:n=2",
     "local:every=2,local_lr=0.1",
+    "async_local:every=2,local_lr=0.1",
     "downpour:push_every=2,warm_start=2",
 ]
 
