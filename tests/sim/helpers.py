@@ -25,7 +25,7 @@ from ps.worker.client import Client
 FAULTS = LinkFaults(drop=0.1, repeat=0.1, reorder=0.2)  # what data links do in most tests here
 ROUGH = LinkFaults(drop=0.2, repeat=1.0, reorder=0.5, reorder_s=0.1)  # everything twice, a fifth lost
 APPLY_S = 3e-3  # an apply takes up to this long, about as long as a message
-MODELS = (
+MODELS = (  # all go with optimizer `add`
     "bsp",
     "ssp:staleness=0",
     "ssp:staleness=2",
@@ -34,6 +34,7 @@ MODELS = (
     "quorum:n=2",
     "local:every=2,local_lr=0.1",
     "async_local:every=2,local_lr=0.1",
+    "easgd:alpha=0.3,every=2,local_lr=0.1",
 )
 
 Train = Callable[[Client], Any]

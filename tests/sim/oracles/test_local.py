@@ -1,4 +1,4 @@
-"""Local SGD, DiLoCo and Downpour against their formulas in NumPy."""
+"""Local SGD, DiLoCo, elastic averaging and Downpour against their formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -156,6 +156,47 @@ def test_asynchronous_local_steps_are_the_formula_in_the_order_of_the_log(
             stale += commit.staleness
         assert len(history) == 1 + workers * 4, run.say("one commit per worker and round")
         same_bytes(run, {"": flat(run, slice_id, run.final())}, {"": history[-1]}, f"slice {slice_id}")
+    assert stale or workers == 1, run.say("somebody should have been overtaken")
+
+
+@pytest.mark.parametrize(("seed", "workers", "every"), [(0, 1, 2), (1, 2, 1), (2, 3, 3), (3, 4, 2)])
+def test_elastic_averaging_is_the_formula_in_the_order_of_the_log(seed: int, workers: int, every: int) -> None:
+    """d = alpha * (w_k - w), with w as it was read for the exchange, leaves w_k and comes into w; w_k is never w."""
+    problem, alpha, local_lr = Problem(seed, workers, clocks=every * 4), 0.3, 0.125
+
+    def train(client: Client) -> Values:
+        client.register(problem.initial)
+        client.pull()
+        client.barrier()  # all start from the initial values
+        for _ in range(problem.clocks):
+            values = client.pull()
+            client.spend(0.003 * (1 + 2 * client.rank))
+            grads = {name: problem.gradient(client.rank, name, value) for name, value in values.items()}
+            client.push(grads, weight=problem.weights[client.rank])
+            client.tick()
+        return client.pull()
+
+    run = simulate(
+        train, seed=seed, workers=workers, servers=1 + seed % 2, optimizer="add",
+        consistency=f"easgd:alpha={alpha},every={every},local_lr={local_lr}",
+    )  # fmt: skip
+    stale = 0
+    for slice_id in range(run.slices):
+        history = [flat(run, slice_id, problem.initial)]
+        own = [history[0]] * workers
+        for commit in run.commits(slice_id):
+            (push,) = commit.contributions
+            w, base = own[push.worker], history[commit.version - 1 - commit.staleness]
+            for _ in range(every):
+                w = w - (w - flat(run, slice_id, problem.targets[push.worker])) * w.dtype.type(local_lr)
+            d = (w - base) * w.dtype.type(alpha)
+            own[push.worker] = w - d
+            history.append(history[-1] + d)
+            stale += commit.staleness
+        assert len(history) == 1 + workers * 4, run.say("one exchange per worker and round")
+        same_bytes(run, {"": flat(run, slice_id, run.final())}, {"": history[-1]}, f"slice {slice_id}")
+        for rank, values in enumerate(run.results):
+            same_bytes(run, {"": flat(run, slice_id, values)}, {"": own[rank]}, f"slice {slice_id} of worker {rank}")
     assert stale or workers == 1, run.say("somebody should have been overtaken")
 
 

@@ -42,6 +42,12 @@ def test_both_directions_encoded(model: str, codec: str, optimizer: str) -> None
     check_schedules(MODELS[model], range(SEEDS), push=spec, pull=spec, optimizer=optimizer)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_moves_of_elastic_averaging_encoded(codec: str) -> None:
+    spec = CODECS[codec]
+    check_schedules("easgd:alpha=0.3,every=2,local_lr=0.5", range(4 * SEEDS), push=spec, pull=spec)
+
+
 @pytest.mark.parametrize("push", ["threshold:min_elements=0", "dgc:min_elements=0,ratio=0.1", "qsgd:min_elements=0"])
 def test_codecs_of_pushes_alone(push: str) -> None:
     check_schedules("async", range(20), push=push, optimizer="sgd:lr=0.5")

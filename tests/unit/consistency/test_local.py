@@ -63,7 +63,7 @@ def test_the_schedule_counts_clocks_not_rounds() -> None:
 
 @pytest.mark.parametrize("name", sorted(CONSISTENCY))
 def test_every_model_answers_by_slice_for_any_number_of_slices(name: str) -> None:
-    needs = {"ssp": ":staleness=1", "quorum": ":n=2", "local": ":local_lr=0.1"}
+    needs = {"ssp": ":staleness=1", "quorum": ":n=2", "local": ":local_lr=0.1", "easgd": ":alpha=0.5"}
     model = consistency(name + needs.get(name, ""))
     assert model.__doc__
     for slices in (0, 1, 5):
