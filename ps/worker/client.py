@@ -226,7 +226,7 @@ class Client:
     def step_to(self, values: Mapping[str, Array], weight: float = 1.0, *, timeout: float | None = None) -> None:
         """Under `local`, `async_local`, `easgd`: an optimizer of the script's own has stepped to these values.
 
-        Once per clock. values: name -> array of the registered shape, all that a push would name. weight: examples behind the step.
+        values: name -> array of the registered shape, all that a push would name. weight: examples behind the step.
         What follows from it travels when the round ends. Raises: ConfigError under any other model.
         """
         self._registered("step_to")
