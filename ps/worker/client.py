@@ -242,7 +242,8 @@ class Client:
         self._worker.pushing.step_to({n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight)
 
     def tick(self, *, timeout: float | None = None) -> None:
-        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
+        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled, and
+        where a round of `easgd` ends for the servers' values."""
         self._registered("tick")
         self._finish_pull()
         self._worker.tick(self._timeout(timeout))

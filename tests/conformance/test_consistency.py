@@ -120,9 +120,17 @@ class DeltaTwice(Pipelined):
         return Cadence(push_every=2, pull_every=4, carries="delta", local_lr=0.5)
 
 
+@dataclass(frozen=True)
+class ElasticRounds(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(carries="delta", local_lr=0.5, elastic=0.5)
+
+
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
+        (ElasticRounds, "expected OnArrival with elastic"),
         (Shuts, "expected to stay open"),
         (NeverOpens, "to read when all rounds are committed"),
         (OneAnswer, "boolean array of shape"),
