@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=["bytes", "async"], help="one part")
     parser.add_argument("--steps", type=int, default=2000, help="of each worker, 2000")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0025, 0.005, 0.01, 0.02])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0005, 0.0025, 0.01, 0.02])
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes to come: products repeat for a fixed number only

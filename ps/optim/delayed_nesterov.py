@@ -18,11 +18,12 @@ from ps.types import Float
 class DelayedNesterov(Optimizer):
     """b <- b + g; w <- w - lr * (g + share * period * decay * v), with g <- g + weight_decay * w first.
 
-    share is c, but in every `period`-th commit 1 - c * period + c; there first v <- decay * v + b / period and b <- 0.
-    So each gradient enters at once, the velocity moves once per period by the mean of them, and a late one is not
-    amplified by momentum of its own. c > 0 spreads the momentum over the period. lr is the rate of one commit, which
-    models that apply on arrival make a / live: with period = live and c = 0 the commits of a period move w as one
-    step of `nesterov` with rate a on their mean. Shapes: all (n,). Source: Liu et al., arXiv 2401.09135, algorithm 3.
+    Every `period`-th commit begins with v <- decay * v + b / period, b <- 0, and has share = 1 - c * period + c; the
+    others have c. So a gradient enters when it comes, and the velocity moves once per period, by the mean of them:
+    plain momentum, moved by every arrival, amplifies late ones. c > 0 spreads the velocity's part over the period.
+    lr is the rate of one commit, which models that apply on arrival make a / live. With period = live and c = 0 a
+    period moves w as one step of `nesterov` with rate a on the mean does.
+    Shapes: all (n,). Source: Liu et al., arXiv 2401.09135, algorithm 3.
     """
 
     period: Annotated[int, Field(ge=1)]  # commits; the number of workers
