@@ -25,7 +25,7 @@ from ps.worker.client import Client
 FAULTS = LinkFaults(drop=0.1, repeat=0.1, reorder=0.2)  # what data links do in most tests here
 ROUGH = LinkFaults(drop=0.2, repeat=1.0, reorder=0.5, reorder_s=0.1)  # everything twice, a fifth lost
 APPLY_S = 3e-3  # an apply takes up to this long, about as long as a message
-MODELS = (  # all go with optimizer `add`
+MODELS = (
     "bsp",
     "ssp:staleness=0",
     "ssp:staleness=2",
@@ -127,9 +127,10 @@ def simulate(
 ) -> Run:
     """Runs `train` (one for all, or one per rank) on every rank below `workers`, or those that the mapping names.
 
-    plan: called before the start, to schedule deaths and joins with `sim.at`. fails: scripts may end in an error.
+    optimizer: `easgd` knows only `add`, and has it. plan: called before the start, to schedule deaths and joins with `sim.at`. fails: scripts may end in an error.
     options: more fields of RunConfig.
     """
+    optimizer = "add" if consistency.startswith("easgd") else optimizer
     known: dict[str, Any] = dict(timeout_s=60.0, resend_s=0.05)
     spelled = dict(servers=servers, workers=workers, consistency=consistency, optimizer=optimizer)
     config = RunConfig.check({**known, **spelled, **options})
