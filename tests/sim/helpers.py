@@ -127,7 +127,8 @@ def simulate(
 ) -> Run:
     """Runs `train` (one for all, or one per rank) on every rank below `workers`, or those that the mapping names.
 
-    optimizer: `easgd` knows only `add`, and has it. plan: called before the start, to schedule deaths and joins with `sim.at`. fails: scripts may end in an error.
+    optimizer: `easgd` knows only `add`, and has it.
+    plan: called before the start, to schedule deaths and joins with `sim.at`. fails: scripts may end in an error.
     options: more fields of RunConfig.
     """
     optimizer = "add" if consistency.startswith("easgd") else optimizer
