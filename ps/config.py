@@ -78,8 +78,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
         return consistency(self.consistency)
 
     def rule(self) -> Optimizer:
-        """The server optimizer."""
-        return optimizer(self.optimizer or OPTIMIZER)
+        """The server optimizer. Raises: ConfigError for one that would change the moves of an elastic model."""
+        spec = self.optimizer or OPTIMIZER
+        rule = optimizer(spec)
+        if self.model().cadence.elastic is not None and rule.TAKES != "sum":
+            raise ConfigError(f"optimizer: expected add, as {self.consistency} sends moves, got {spec}")
+        return rule
 
     @property
     def optimizer_in_words(self) -> str:

@@ -36,7 +36,9 @@ class Dgc(Codec):
     values: Values = "fp32"
 
     ID: ClassVar[int] = 9
-    REFUSES: ClassVar[dict[str, str]] = dict.fromkeys(("momentum", "nesterov", "adam", "adamw"), _TWICE)
+    REFUSES: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("momentum", "nesterov", "delayed_nesterov", "adam", "adamw"), _TWICE
+    )
     CARRIES: ClassVar[tuple[str, ...]] = ("gradient",)  # the steps behind a delta had a momentum of their own
     PULLS: ClassVar[str | None] = "it adds momentum, which values do not have"
 

@@ -1,7 +1,8 @@
 """Consistency models, one per file: who may read when, what happens to a push, what travels when.
 
 Spelled `bsp`, `ssp:staleness=3`, `async`, `downpour:push_every=5,pull_every=5,local_lr=0.01`, `quorum:n=3`,
-`local:every=20,local_lr=0.1`, or `package.module:Class:key=value` for one's own.
+`local:every=20,local_lr=0.1`, `async_local:every=20`, `easgd:alpha=0.2`, or `package.module:Class:key=value` for one's
+own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from ps.consistency.async_ import Asynchronous, Downpour
 from ps.consistency.base import Cadence, Consistency, Gather, OnArrival
 from ps.consistency.bsp import BulkSynchronous
-from ps.consistency.local import LocalSteps
+from ps.consistency.easgd import ElasticAveraging
+from ps.consistency.local import AsyncLocalSteps, LocalSteps
 from ps.consistency.quorum import Quorum
 from ps.consistency.ssp import StaleSynchronous
 from ps.errors import ConfigError
@@ -24,6 +26,8 @@ CONSISTENCY: dict[str, type[Consistency]] = {
     "downpour": Downpour,
     "quorum": Quorum,
     "local": LocalSteps,
+    "async_local": AsyncLocalSteps,
+    "easgd": ElasticAveraging,
 }
 
 

@@ -35,6 +35,8 @@ class Cadence:
 
     `carries`: the accumulated `gradient`, or the `delta` (values at the last pull - replica now) that the server
     optimizer takes as a gradient. `local_lr` steps the replica at each push; None: no replica is kept.
+    `elastic`: the replica is the worker's own for good; at the end of a round the values are pulled beside it, this
+    share of (replica - values) is taken off the replica and is the delta, which the servers add.
     `lazy`: a pull is served from the worker's cache while the gate is open for the cached copy.
     """
 
@@ -42,6 +44,7 @@ class Cadence:
     pull_every: int = 1
     carries: Literal["gradient", "delta"] = "gradient"
     local_lr: float | None = None
+    elastic: float | None = None
     lazy: bool = False
 
     @property

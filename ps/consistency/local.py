@@ -1,4 +1,4 @@
-"""Local SGD and DiLoCo: H steps alone, then one synchronous commit of what they moved."""
+"""Local SGD and DiLoCo: H steps alone, then a commit of what they moved: of all together, or of each on arrival."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ps.consistency.async_ import Asynchronous
 from ps.consistency.base import Cadence, Consistency, Gather
 from ps.types import Bool, Int64
 
@@ -31,3 +32,19 @@ class LocalSteps(Consistency):
 
     def commit(self, live: int) -> Gather:
         return Gather(quorum=live, clocks=self.every)
+
+
+@dataclass(frozen=True)
+class AsyncLocalSteps(Asynchronous):
+    """As `local`, but nobody waits: each worker pushes after `every` steps of its own, each push commits on arrival.
+
+    With server optimizer `delayed_nesterov:lr=0.7,decay=0.9,period=WORKERS` that is asynchronous DiLoCo (Liu et al.,
+    arXiv 2401.09135, without dynamic local updates). One worker alone equals `local`.
+    """
+
+    local_lr: Annotated[float, Field(ge=0)] = 0.0  # the worker's own rate; 0: the script steps (`Client.step_to`)
+    every: Annotated[int, Field(ge=1)] = 20  # clocks of a worker between its exchanges (H)
+
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(self.every, self.every, carries="delta", local_lr=self.local_lr)

@@ -15,6 +15,7 @@ from ps.optim.adamw import AdamW
 from ps.optim.add import Add
 from ps.optim.base import Optimizer, Step
 from ps.optim.dcasgd import DelayCompensated
+from ps.optim.delayed_nesterov import DelayedNesterov
 from ps.optim.ftrl import Ftrl
 from ps.optim.momentum import Momentum
 from ps.optim.nesterov import Nesterov
@@ -33,6 +34,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
     "add": Add,
+    "delayed_nesterov": DelayedNesterov,
     "ftrl": Ftrl,
     "momentum": Momentum,
     "nesterov": Nesterov,

@@ -143,5 +143,9 @@ def _check_cadence(spec: str, model: Consistency) -> None:
         assert cadence.local_lr is not None, f"{asked} expected a local_lr: between pulls the replica answers"
     if cadence.carries == "delta":
         assert every[0] == every[1], f"{asked} expected push_every = pull_every for deltas, got {every}"
+    if cadence.elastic is not None:
+        assert cadence.carries == "delta", f"{asked} expected 'delta' with elastic, got {cadence.carries!r}"
+        assert 0 < cadence.elastic <= 1, f"{asked} expected elastic > 0 and <= 1, got {cadence.elastic}"
+        assert isinstance(model.commit(1), OnArrival), f"{asked} expected OnArrival with elastic, got rounds"
     if cadence.lazy:
         assert cadence.pull_every == 1, f"{asked} expected pull_every = 1 with lazy pulls, got {cadence.pull_every}"

@@ -134,7 +134,7 @@ def draw_schedule(
     loss = on_worker_loss or loss
     lease_s = LEASE_S if loss == "drop" and rng.random() < 0.3 else float("inf")
     grow_at = rng.randrange(clocks) if rng.random() < 0.25 else None
-    decision = consistency(model).commit(workers)
+    decision, is_elastic = consistency(model).commit(workers), consistency(model).cadence.elastic is not None
     if grow_at is not None and isinstance(decision, Gather) and decision.by == "version":
         grow_at = 0  # later, who runs ahead waits for the initial values, and those who bring them wait for it
     anchors = {rng.randrange(workers)} | (set() if grow_at is None else {0})  # rank 0 has the initial values
@@ -165,7 +165,7 @@ def draw_schedule(
         clocks,
         tuple(faults),
         loss,
-        optimizer or rng.choice(["add", "add", "sgd:lr=0.5"]),
+        optimizer or ("add" if is_elastic else rng.choice(["add", "add", "sgd:lr=0.5"])),
         push,
         pull,
         lease_s,

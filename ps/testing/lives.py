@@ -109,7 +109,7 @@ class Life:
         number: int = self.original["send"](entry, parts, take)
         weight = entry.weight
         if self.accumulates:
-            mean = sum(self.weights.values()) / len(self.weights)
+            mean = 1.0 if self.cadence.elastic is not None else sum(self.weights.values()) / len(self.weights)
             self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
             self.weights.clear()
         else:
@@ -159,7 +159,11 @@ class Life:
 
     def _frame(self, slice_id: int, weight: float) -> Frame:
         """What should travel for this slice: gradient, accumulated gradients or delta, and what is left from before."""
-        if self.cadence.carries == "delta":
+        if self.cadence.elastic is not None:
+            distance = self.replica[slice_id] - self.pulled[slice_id]
+            frame = distance * distance.dtype.type(self.cadence.elastic)
+            self.replica[slice_id] = self.replica[slice_id] - frame
+        elif self.cadence.carries == "delta":
             frame = self.pulled[slice_id] - self.replica[slice_id]
         elif self.accumulates:
             frame = self.summed[slice_id] / self.summed[slice_id].dtype.type(weight)
@@ -232,7 +236,9 @@ class Life:
                 where = f"worker {self.rank} read {self.witness.name(slice_id)}"
                 self.witness.expect(version >= before, "reads", where, f"at version {version} after {before}")
                 self.read[slice_id] = version
-                self.replica[slice_id] = self.pulled[slice_id] = values
+                self.pulled[slice_id] = values
+                if self.cadence.elastic is None or slice_id not in self.replica:
+                    self.replica[slice_id] = values
         return actions
 
     def _ticked(self, shard: int, ticked: Ticked, now: float) -> Any:

@@ -34,7 +34,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     Under bsp, ssp, quorum and async the servers do what `optimizer` would (its class, betas, weight decay, its groups'
     rates): `step` ends the clock, and the new values are waited for by the modules that use them next. Under `local`
-    (local SGD, DiLoCo) `optimizer` steps here, and every H steps the servers combine what all have moved.
+    (local SGD, DiLoCo), `async_local` and `easgd` `optimizer` steps here, and every H steps the servers hear of it.
 
     All workers start from the values of the lowest rank. Each gradient leaves during `backward` (Poseidon: Zhang et
     al., USENIX ATC 2017, section 3), so it must not be changed between `backward` and `step`; what would change it is

@@ -73,15 +73,20 @@ class Arrays:
         scaled.release()
 
     def collect(self, weight: float) -> dict[int, Buffer]:
-        """What travels of the pushes since the last time: the accumulated gradient, or the replica's delta."""
+        """What travels of the pushes since the last time: the accumulated gradient, the replica's delta, or a share
+        of its distance from the values."""
         frames = {}
         for slice_id, total_N in self.summed.items():
             item = self.keyspace.slices[slice_id]
             frames[slice_id] = self.pool.take(item.dtype, item.size)
-            if total_N is None:
-                np.subtract(self.pulled[slice_id], self.replica[slice_id], out=frames[slice_id].array)
+            frame_N = frames[slice_id].array
+            if total_N is not None:
+                kernels.divide(total_N, weight, frame_N)
+            elif self.cadence.elastic is None:
+                np.subtract(self.pulled[slice_id], self.replica[slice_id], out=frame_N)
             else:
-                kernels.divide(total_N, weight, frames[slice_id].array)
+                np.subtract(self.replica[slice_id], self.pulled[slice_id], out=frame_N)
+                kernels.scale_into(frame_N, self.cadence.elastic, frame_N)
         self.summed.clear()
         return frames
 
@@ -104,9 +109,11 @@ class Arrays:
 
     def store(self, slice_id: int, values_N: Array) -> None:
         """Fresh values of a slice."""
-        if slice_id not in self.replica:
+        is_new = slice_id not in self.replica
+        if is_new:
             self.replica[slice_id] = np.empty(values_N.size, values_N.dtype)
-        np.copyto(self.replica[slice_id], values_N)
+        if is_new or self.cadence.elastic is None:
+            np.copyto(self.replica[slice_id], values_N)
         if self.cadence.carries == "delta":
             if slice_id not in self.pulled:
                 self.pulled[slice_id] = np.empty(values_N.size, values_N.dtype)

@@ -229,15 +229,16 @@ class Client:
         return PushFuture(self._worker, push, clock, None if push else Accumulated())
 
     def step_to(self, values: Mapping[str, Array], weight: float = 1.0, *, timeout: float | None = None) -> None:
-        """Under `local`: an optimizer of the script's own has stepped to these values in this clock.
+        """Under `local`, `async_local`, `easgd`: an optimizer of the script's own has stepped to these values.
 
         values: name -> array of the registered shape, all that a push would name. weight: examples behind the step.
-        What has moved since the last pull travels when the round ends. Raises: ConfigError under any other model.
+        What follows from it travels when the round ends. Raises: ConfigError under any other model.
         """
         self._registered("step_to")
         if self._worker.session.model.cadence.carries != "delta":
             raise ConfigError(
-                f"step_to: expected consistency local, where workers step, got {self.config.consistency}; use push"
+                f"step_to: expected consistency local, async_local or easgd, where workers step, got "
+                f"{self.config.consistency}; use push"
             )
         self._finish_pull()
         weight, arrays = checked_weight(weight), checked_grads(self._worker, values)
@@ -246,7 +247,8 @@ class Client:
         self._worker.pushing.step_to({n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight)
 
     def tick(self, *, timeout: float | None = None) -> None:
-        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled."""
+        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled, and
+        where a round of `easgd` ends for the servers' values."""
         self._registered("tick")
         self._finish_pull()
         self._worker.tick(self._timeout(timeout))

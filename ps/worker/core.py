@@ -193,6 +193,8 @@ class Session:
     def travelling(self, slice_ids: Int64) -> Int64:
         """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
         cadence = self.model.cadence
+        if cadence.elastic is not None:
+            return slice_ids[~self.cached_S[slice_ids]]
         if cadence.local_lr is not None:  # once per round: a second fetch would undo the local steps
             fetched_E: Bool = self.round_S[slice_ids] == self.clock // cadence.pull_every
             return slice_ids[~fetched_E]

@@ -174,18 +174,23 @@ class Worker:
         return pull
 
     def _begin_pull(self, names: list[str], outputs: dict[str, Array], timeout_s: float) -> PullFuture:
-        session, arrays = self.session, self.arrays
-        ids = np.array(self.keyspace.slice_ids(names), np.int64)
-        travelling = session.travelling(ids)
-        entry: PullEntry | None = None
-        if len(travelling):
-            entry, actions = session.pull(travelling, self.port.now())
-            self._sinks[entry.id] = (entry, outputs)
-            self.perform(actions)
+        arrays, ids = self.arrays, np.array(self.keyspace.slice_ids(names), np.int64)
+        travelling = self.session.travelling(ids)
+        entry = self._ask_for(travelling, outputs) if len(travelling) else None
         if len(travelling) < len(ids):
             for slice_id in np.setdiff1d(ids, travelling, assume_unique=True).tolist():
                 arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
         return PullFuture(self, entry, outputs, timeout_s)
+
+    def _ask_for(self, slice_ids: Int64, outputs: dict[str, Array]) -> PullEntry:
+        entry, actions = self.session.pull(slice_ids, self.port.now())
+        self._sinks[entry.id] = (entry, outputs)
+        self.perform(actions)
+        return entry
+
+    def refresh(self, slice_ids: Int64, timeout_s: float) -> None:
+        """Fetches what the servers have of these slices now, beside a replica that stays."""
+        PullFuture(self, self._ask_for(slice_ids, {}), {}, timeout_s).now()
 
     def abandon(self, entry: PullEntry) -> None:
         """Nobody takes what is still to come of this pull."""

@@ -14,12 +14,14 @@ from ps.testing.consistency import check_consistency
 from ps.types import Bool, Int64
 
 OPTIONS = {"ssp": ":staleness=2", "quorum": ":n=2", "local": ":every=2,local_lr=0.5"}
+OPTIONS |= {"async_local": OPTIONS["local"], "easgd": ":alpha=0.5,every=2,local_lr=0.5"}
 MORE = [
     "ssp:staleness=0",
     "downpour:push_every=2,pull_every=3,local_lr=0.5",
     "downpour:warm_start=3",
     "quorum:n=1",
     "local:every=1,local_lr=1",
+    "easgd:alpha=1,every=1,local_lr=1",
 ]
 HERE = __name__ if "." in __name__ else f"tests.conformance.{__name__}"
 
@@ -118,9 +120,17 @@ class DeltaTwice(Pipelined):
         return Cadence(push_every=2, pull_every=4, carries="delta", local_lr=0.5)
 
 
+@dataclass(frozen=True)
+class ElasticRounds(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(carries="delta", local_lr=0.5, elastic=0.5)
+
+
 @pytest.mark.parametrize(
     ("broken", "rule"),
     [
+        (ElasticRounds, "expected OnArrival with elastic"),
         (Shuts, "expected to stay open"),
         (NeverOpens, "to read when all rounds are committed"),
         (OneAnswer, "boolean array of shape"),

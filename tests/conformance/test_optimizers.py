@@ -13,10 +13,13 @@ from ps.optim.base import Optimizer, Step
 from ps.testing.optimizers import check_optimizer
 from ps.types import Float
 
-ALONE = {name: name if name == "add" else f"{name}:lr=0.1" for name in OPTIMIZERS}
+NEEDS = {"delayed_nesterov": ",period=3"}
+ALONE = {name: name if name == "add" else f"{name}:lr=0.1{NEEDS.get(name, '')}" for name in OPTIMIZERS}
 WRAPPED = [f"{wrapper}+{spec}" for wrapper in WRAPPERS for name, spec in ALONE.items() if name != "add"]
 MORE = [
     "momentum:lr=0.1,decay=-0.3",
+    "delayed_nesterov:lr=0.1,period=1",
+    "delayed_nesterov:lr=0.1,period=2,c=0.5",
     "ftrl:lr=0.1,l1=0.5,l2=0.1,beta=0.2",
     "adam:lr=0.1,beta1=0,beta2=0",
     "dcasgd:mode=adaptive,lam=2+adam:lr=0.1",

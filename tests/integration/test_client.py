@@ -458,6 +458,23 @@ def test_a_state_that_does_not_fit_is_named(seed: int | None) -> None:
     run(seed, train)
 
 
+def test_elastic_averaging_gives_workers_their_own_values_and_readers_those_of_the_servers(seed: int | None) -> None:
+    def train(client: ps.Client) -> list[float]:
+        client.register(vector(1.0))
+        read = []
+        for _ in range(4):
+            read.append(float(client.pull()["w"][0]))
+            client.push(vector(-8.0), weight=5.0)  # at local_lr 0.5: four up
+            client.tick()
+        return [*read, float(client.pull()["w"][0])]
+
+    with cluster(seed, workers=1, consistency="easgd:alpha=0.25,every=2,local_lr=0.5", optimizer="add") as one:
+        read = one.run(train)
+        # After two steps 9, the servers' 1: two of the eight go there. Then 15 and 3: three of the twelve.
+        assert read == [[1.0, 5.0, 7.0, 11.0, 12.0]]
+        assert one.pull()["w"][0] == 6.0
+
+
 def test_reader_sees_each_slice_in_one_version(seed: int | None) -> None:
     pulls = threading.Semaphore(0)
 

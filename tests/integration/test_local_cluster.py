@@ -512,7 +512,7 @@ def test_no_thread_is_left_and_repeated_clusters_do_not_pile_up(seed: int | None
         ({"workers": 0}, "workers: expected greater than or equal to 1, got 0"),
         ({"servers": "two"}, "servers: expected a number >= 1, or colocated, got 'two'"),
         ({"consistensy": "bsp"}, "consistensy: expected one of .*consistency.*got an unknown option"),
-        ({"consistency": "bulk"}, "consistency: expected one of async, bsp, .*ssp or package.module:Class, got 'bulk'"),
+        ({"consistency": "bulk"}, "consistency: expected one of async, .*, ssp or package.module:Class, got 'bulk'"),
         ({"consistency": "ssp:staleness=-1"}, "consistency: ssp: staleness: expected greater than or equal to 0"),
         ({"consistency": "ssp:bound=1"}, "consistency: ssp expected one of staleness, got 'bound'"),
         ({"consistency": "ssp"}, "consistency: ssp: staleness: expected a value, got none"),

@@ -105,6 +105,8 @@ def test_a_wrapped_model_follows_the_others_through_idle_clocks() -> None:
         dict(consistency="async"),
         dict(consistency="downpour:push_every=2,pull_every=2"),
         dict(consistency="local:every=4", optimizer="sgd:lr=1"),
+        dict(consistency="async_local:every=4", optimizer="sgd:lr=1"),
+        dict(consistency="easgd:alpha=0.3,every=4", optimizer="add"),
     ],
     ids=lambda options: options["consistency"],
 )

@@ -28,6 +28,8 @@ MODELS: list[dict[str, Any]] = [
     {"consistency": "downpour:push_every=2,pull_every=2"},
     {"consistency": "local:every=4", "optimizer": "sgd:lr=1"},
     {"consistency": "local:every=4", "optimizer": "nesterov:lr=0.7,decay=0.5"},
+    {"consistency": "async_local:every=4", "optimizer": "delayed_nesterov:lr=0.7,decay=0.5,period=2"},
+    {"consistency": "easgd:alpha=0.4,every=4", "optimizer": "add"},
     {"consistency": "bsp", "compression": "onebit:min_elements=0"},
     {"consistency": "ssp:staleness=3", "compression": "onebit:min_elements=0"},
     {"consistency": "bsp", "push_compression": "topk:ratio=0.2,min_elements=0"},
@@ -40,6 +42,10 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def with_momentum(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), 0.1, momentum=0.5)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), 0.01)
 
 
 def wrapped(
@@ -85,11 +91,45 @@ def test_one_script_under_every_model(options: dict[str, Any]) -> None:
     assert all(MLP.whole_loss(one) < 0.5 * before for one in values)
 
 
-def test_local_steps_alone_are_those_of_the_wrapped_optimizer() -> None:
+@pytest.mark.parametrize("inner", [with_momentum, adamw])
+@pytest.mark.parametrize("model", ["local", "async_local"])
+def test_local_steps_alone_are_those_of_the_wrapped_optimizer(model: str, inner: Optimizers) -> None:
     """One worker and `sgd:lr=1` outside: what it has moved is what the servers take over."""
     problem = Problem("mlp", dtype=torch.float64)
-    values = together(problem, with_momentum, 1, 12, servers=1, consistency="local:every=4", optimizer="sgd:lr=1")
-    torch.testing.assert_close(values[0], alone(problem, with_momentum, 1, 12), rtol=1e-12, atol=1e-14)
+    values = together(problem, inner, 1, 12, servers=1, consistency=f"{model}:every=4", optimizer="sgd:lr=1")
+    torch.testing.assert_close(values[0], alone(problem, inner, 1, 12), rtol=1e-12, atol=1e-14)
+
+
+def test_elastic_averaging_leaves_each_worker_its_own_model_and_momentum() -> None:
+    """EAMSGD: as one process that steps with momentum and, every second step, gives a quarter of the way to a copy."""
+    problem = Problem("mlp", dtype=torch.float64)
+
+    def train(client: ps.Client) -> torch.Tensor:
+        model = problem.copy()
+        optimizer = DistributedOptimizer(with_momentum(model), model, client)
+        for step in range(6):
+            optimizer.zero_grad()
+            problem.loss(model, step, 0).backward()
+            optimizer.step()
+        optimizer.synchronize()
+        return flat(model)
+
+    with ps.LocalCluster(consistency="easgd:alpha=0.25,every=2", optimizer="add") as cluster:
+        (own,) = cluster.run(train)
+        center = torch.cat(
+            [torch.from_numpy(cluster.pull()[name]).flatten() for name, _ in problem.model.named_parameters()]
+        )
+    model = problem.copy()
+    optimizer, middle = with_momentum(model), flat(model)
+    for step in range(6):
+        optimizer.zero_grad()
+        problem.loss(model, step, 0).backward()
+        optimizer.step()
+        if step % 2:
+            move = 0.25 * (flat(model) - middle)
+            middle = middle + move
+            nn.utils.vector_to_parameters(flat(model) - move, model.parameters())
+    torch.testing.assert_close((own, center), (flat(model), middle), rtol=1e-12, atol=1e-14)
 
 
 def test_a_gradient_that_changes_after_it_has_left_is_refused() -> None:

@@ -33,6 +33,8 @@ MODELS = (
     "downpour:push_every=2,pull_every=3,local_lr=0.1",
     "quorum:n=2",
     "local:every=2,local_lr=0.1",
+    "async_local:every=2,local_lr=0.1",
+    "easgd:alpha=0.3,every=2,local_lr=0.1",
 )
 
 Train = Callable[[Client], Any]
@@ -125,9 +127,11 @@ def simulate(
 ) -> Run:
     """Runs `train` (one for all, or one per rank) on every rank below `workers`, or those that the mapping names.
 
+    optimizer: `easgd` knows only `add`, and has it.
     plan: called before the start, to schedule deaths and joins with `sim.at`. fails: scripts may end in an error.
     options: more fields of RunConfig.
     """
+    optimizer = "add" if consistency.startswith("easgd") else optimizer
     known: dict[str, Any] = dict(timeout_s=60.0, resend_s=0.05)
     spelled = dict(servers=servers, workers=workers, consistency=consistency, optimizer=optimizer)
     config = RunConfig.check({**known, **spelled, **options})

@@ -100,7 +100,11 @@ def test_the_codecs_of_both_directions(options: dict[str, Any], push: str, pull:
             {"workers": 0, "servers": 0},
             "servers: expected greater than or equal to 1, got 0; workers: expected greater",
         ),
-        ({"consistency": "sssp"}, "consistency: expected one of async, bsp, downpour, local, quorum, ssp or package"),
+        ({"consistency": "sssp"}, "consistency: expected one of async, async_local, bsp,"),
+        (
+            {"consistency": "easgd:alpha=0.2"},
+            "optimizer: expected add, as easgd:alpha=0.2 sends moves, got sgd:lr=0.1",
+        ),
         ({"consistency": "ssp"}, "consistency: ssp: staleness: expected a value, got none"),
         ({"consistency": "quorum:n=0"}, "consistency: quorum: n: expected greater than or equal to 1, got '0'"),
         ({"consistency": "ps.keyspace:Options"}, "consistency: expected a subclass of ps.consistency.Consistency"),

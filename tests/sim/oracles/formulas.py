@@ -37,6 +37,17 @@ def nesterov(w: Array, g: Array, memory: Memory, lr: float, number: int, options
     return np.asarray(w - (memory["v"] * t(options.decay) + g) * t(lr))
 
 
+def delayed_nesterov(w: Array, g: Array, memory: Memory, lr: float, number: int, options: Any) -> Array:
+    """b = b + g; w - lr * g - (lr * share * period * decay) * v; at a period's end v = decay * v + b / period first."""
+    t, zeros = w.dtype.type, np.zeros_like(w)
+    b, v = memory.get("b", zeros) + g, memory.get("v", zeros)
+    share, out = options.c, w - g * t(lr)
+    if number % options.period == 0:
+        v, b, share = v * t(options.decay) + b / t(options.period), zeros, 1 - options.c * options.period + options.c
+    memory["b"], memory["v"] = b, v
+    return np.asarray(out - v * t(lr * share * options.period * options.decay) if share else out)
+
+
 def adagrad(w: Array, g: Array, memory: Memory, lr: float, number: int, options: Any) -> Array:
     """G = G + g * g; w - lr * g / (sqrt(G) + eps)."""
     t = w.dtype.type
@@ -59,6 +70,7 @@ FORMULAS: dict[str, Formula] = {
     "sgd": sgd,
     "momentum": momentum,
     "nesterov": nesterov,
+    "delayed_nesterov": delayed_nesterov,
     "adagrad": adagrad,
     "adam": adam,
 }

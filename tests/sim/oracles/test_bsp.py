@@ -24,6 +24,7 @@ RULES = {
     "sgd:lr=0.1,weight_decay=0.01": "sgd:lr=0.1,weight_decay=0.01",
     "momentum:lr=0.1,decay=0.8": "momentum:lr=0.1,decay=0.8",
     "nesterov:lr=0.1,decay=0.8": "nesterov:lr=0.1,decay=0.8",
+    "delayed_nesterov:lr=0.1,decay=0.8,period=2,c=0.1": "delayed_nesterov:lr=0.1,decay=0.8,period=2,c=0.1",
     "adagrad:lr=0.1,eps=1e-6": "adagrad:lr=0.1,eps=1e-6",
     "adam:lr=0.03": "adam:lr=0.03",
     "adamw:lr=0.03,weight_decay=0.1": "adamw:lr=0.03,weight_decay=0.1",

@@ -91,6 +91,20 @@ def test_leaving_sends_what_was_accumulated() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_worker_whose_own_values_have_overflowed_goes_on_from_those_of_the_servers() -> None:
+    def train(client: Client) -> float:
+        client.register({"a": ONE})
+        for clock in range(4):
+            client.pull()
+            client.push({"a": np.full(3, -3e38 if clock == 1 else 0, np.float32)})
+            client.tick()
+        return float(client.pull()["a"].max())
+
+    run = simulate(train, seed=1, workers=1, consistency="easgd:alpha=0.5,every=1,local_lr=10", optimizer="add")
+    assert run.results == [1.0] and (run.final()["a"] == 1).all(), run.say(f"{run.results}, {run.final()}")
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("model", ["local:every=2,local_lr=10", DOWNPOUR2])
 def test_a_sum_that_overflows_on_the_worker_is_dropped_there_and_fences_nobody(model: str) -> None:
     def body(client: Client, clock: int) -> None:

@@ -1,4 +1,4 @@
-"""Local SGD, DiLoCo and Downpour against their formulas in NumPy."""
+"""Local SGD, DiLoCo, elastic averaging and Downpour against their formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -109,6 +109,95 @@ def test_local_steps_and_the_outer_step_are_the_formula_to_the_bit(
     )  # fmt: skip
     check_reads(run, problem.rounds(every, 0.125, outer))
     assert all(len(run.commits(slice_id)) == 3 for slice_id in range(run.slices)), run.say("one commit per round")
+
+
+def flat(run: Run, slice_id: int, values: Values) -> Array:
+    """What a slice holds of these parameters."""
+    keyspace = run.sim.controller.core.batches.keyspace
+    pieces = keyspace.slices[slice_id].pieces
+    return np.concatenate([values[keyspace.parameters[p.parameter].name].reshape(-1)[p.start : p.stop] for p in pieces])
+
+
+@pytest.mark.parametrize(
+    "outer", ["sgd:lr=1", "nesterov:lr=0.7", "delayed_nesterov:lr=0.7,period=3", "delayed_nesterov:lr=1,period=2,c=0.2"]
+)
+@pytest.mark.parametrize(("seed", "workers", "every"), [(0, 1, 2), (1, 2, 1), (2, 3, 3), (3, 4, 2)])
+def test_asynchronous_local_steps_are_the_formula_in_the_order_of_the_log(
+    seed: int, workers: int, every: int, outer: str
+) -> None:
+    """Each commit is one worker's delta from the version that it has read, at the rate of the optimizer / workers."""
+    problem, local_lr = Problem(seed, workers, clocks=every * 4), 0.125
+
+    def train(client: Client) -> None:
+        client.register(problem.initial)
+        for _ in range(problem.clocks):
+            values = client.pull()
+            client.spend(0.003 * (1 + 2 * client.rank))
+            client.push({name: problem.gradient(client.rank, name, value) for name, value in values.items()})
+            client.tick()
+        client.barrier()  # who leaves early raises the rate of the others
+
+    run = simulate(
+        train, seed=seed, workers=workers, servers=1 + seed % 2, optimizer=outer,
+        consistency=f"async_local:every={every},local_lr={local_lr}",
+    )  # fmt: skip
+    lr, stale = float(outer.partition("lr=")[2].partition(",")[0]), 0
+    for slice_id in range(run.slices):
+        history = [flat(run, slice_id, problem.initial)]
+        step = make_step(outer, history[0])
+        for commit in run.commits(slice_id):
+            (push,) = commit.contributions
+            base = replica = history[commit.version - 1 - commit.staleness]
+            target = flat(run, slice_id, problem.targets[push.worker])
+            for _ in range(every):
+                replica = replica - (replica - target) * base.dtype.type(local_lr)
+            assert commit.lr == pytest.approx(lr / workers, rel=1e-15)
+            history.append(step(history[-1], np.asarray(base - replica), commit.lr / lr))
+            stale += commit.staleness
+        assert len(history) == 1 + workers * 4, run.say("one commit per worker and round")
+        same_bytes(run, {"": flat(run, slice_id, run.final())}, {"": history[-1]}, f"slice {slice_id}")
+    assert stale or workers == 1, run.say("somebody should have been overtaken")
+
+
+@pytest.mark.parametrize(("seed", "workers", "every"), [(0, 1, 2), (1, 2, 1), (2, 3, 3), (3, 4, 2)])
+def test_elastic_averaging_is_the_formula_in_the_order_of_the_log(seed: int, workers: int, every: int) -> None:
+    """d = alpha * (w_k - w), with w as it was read for the exchange, leaves w_k and comes into w; w_k is never w."""
+    problem, alpha, local_lr = Problem(seed, workers, clocks=every * 4), 0.3, 0.125
+
+    def train(client: Client) -> Values:
+        client.register(problem.initial)
+        client.pull()
+        client.barrier()  # all start from the initial values
+        for _ in range(problem.clocks):
+            values = client.pull()
+            client.spend(0.003 * (1 + 2 * client.rank))
+            grads = {name: problem.gradient(client.rank, name, value) for name, value in values.items()}
+            client.push(grads, weight=problem.weights[client.rank])
+            client.tick()
+        return client.pull()
+
+    run = simulate(
+        train, seed=seed, workers=workers, servers=1 + seed % 2, optimizer="add",
+        consistency=f"easgd:alpha={alpha},every={every},local_lr={local_lr}",
+    )  # fmt: skip
+    stale = 0
+    for slice_id in range(run.slices):
+        history = [flat(run, slice_id, problem.initial)]
+        own = [history[0]] * workers
+        for commit in run.commits(slice_id):
+            (push,) = commit.contributions
+            w, base = own[push.worker], history[commit.version - 1 - commit.staleness]
+            for _ in range(every):
+                w = w - (w - flat(run, slice_id, problem.targets[push.worker])) * w.dtype.type(local_lr)
+            d = (w - base) * w.dtype.type(alpha)
+            own[push.worker] = w - d
+            history.append(history[-1] + d)
+            stale += commit.staleness
+        assert len(history) == 1 + workers * 4, run.say("one exchange per worker and round")
+        same_bytes(run, {"": flat(run, slice_id, run.final())}, {"": history[-1]}, f"slice {slice_id}")
+        for rank, values in enumerate(run.results):
+            same_bytes(run, {"": flat(run, slice_id, values)}, {"": own[rank]}, f"slice {slice_id} of worker {rank}")
+    assert stale or workers == 1, run.say("somebody should have been overtaken")
 
 
 @pytest.mark.parametrize("seed", range(3))

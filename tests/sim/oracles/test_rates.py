@@ -22,6 +22,7 @@ MODELS = {  # model -> server optimizer
     "quorum:n=99": f"sgd:lr={LR}",
     f"local:every=1,local_lr={LR}": "sgd:lr=1",
     f"local:every=4,local_lr={LR}": "sgd:lr=1",
+    f"async_local:every=4,local_lr={LR}": "sgd:lr=1",
 }
 
 

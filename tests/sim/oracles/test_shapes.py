@@ -63,7 +63,8 @@ def test_every_shape_and_dtype_goes_there_and_back(servers: int, model: str) -> 
     for name, value in ODD.items():
         want = value.astype(value.dtype.newbyteorder("="))
         same_bytes(run, {name: run.results[0][name]}, {name: want}, "pulled")
-    moved = 0.2 if model.startswith("local") else 2.0  # a delta is local_lr times the gradients
+    steps = 0.1 * 2  # local_lr times the gradients; of elastic averaging 0.3 of it, and not as a gradient
+    moved = {"local": steps, "async_local": steps, "easgd": -0.3 * steps}.get(model.partition(":")[0], 2.0)
     for name, got in run.final().items():
         off = np.abs(got - ODD[name].astype(got.dtype) - moved).max(initial=0)
         assert off < 1e-5, run.say(f"{name}: off by {off}")

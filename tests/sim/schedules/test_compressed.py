@@ -21,6 +21,7 @@ MODELS = {
     "downpour": "downpour:push_every=2,pull_every=3,local_lr=0.5,warm_start=2",
     "quorum": "quorum:n=2",
     "local": "local:every=2,local_lr=0.5",
+    "async_local": "async_local:every=2,local_lr=0.5",
 }
 CODECS = {
     "onebit": "onebit:group=8,min_elements=0",
@@ -39,6 +40,12 @@ SEEDS = 6
 def test_both_directions_encoded(model: str, codec: str, optimizer: str) -> None:
     spec = CODECS[codec]
     check_schedules(MODELS[model], range(SEEDS), push=spec, pull=spec, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_moves_of_elastic_averaging_encoded(codec: str) -> None:
+    spec = CODECS[codec]
+    check_schedules("easgd:alpha=0.3,every=2,local_lr=0.5", range(4 * SEEDS), push=spec, pull=spec)
 
 
 @pytest.mark.parametrize("push", ["threshold:min_elements=0", "dgc:min_elements=0,ratio=0.1", "qsgd:min_elements=0"])

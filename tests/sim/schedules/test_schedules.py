@@ -24,6 +24,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "quorum": ("quorum:n=2", {}),
     "quorum, refunds": ("quorum:n=2", {"push": "none:error_feedback=true"}),
     "local": ("local:every=2,local_lr=0.5", {}),
+    "async_local": ("async_local:every=2,local_lr=0.5", {}),
+    "easgd": ("easgd:alpha=0.3,every=2,local_lr=0.5", {}),
+    "async_local, delayed": ("async_local:every=2,local_lr=0.5", {"optimizer": "delayed_nesterov:lr=0.5,period=2"}),
 }
 
 

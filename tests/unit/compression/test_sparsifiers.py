@@ -113,7 +113,7 @@ def test_dgc_warms_up_in_five_stages() -> None:
 
 
 def test_dgc_refuses_a_second_momentum() -> None:
-    assert set(Dgc.REFUSES) == {"momentum", "nesterov", "adam", "adamw"} <= set(OPTIMIZERS)
+    assert set(Dgc.REFUSES) == {"momentum", "nesterov", "delayed_nesterov", "adam", "adamw"} <= set(OPTIMIZERS)
     assert all("worker" in reason for reason in Dgc.REFUSES.values())
 
 

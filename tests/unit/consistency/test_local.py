@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ps.consistency import CONSISTENCY, Cadence, Gather, consistency
+from ps.consistency import CONSISTENCY, Cadence, Gather, OnArrival, consistency
 from ps.errors import ConfigError
 from tests.scenarios.drive import Drive
 
@@ -25,6 +25,13 @@ def test_one_step_alone_is_bsp() -> None:
     assert model.commit(3) == bsp.commit(3)
 
 
+def test_asynchronous_local_steps_differ_in_gate_and_commit_only() -> None:
+    model = consistency("async_local:every=3,local_lr=0.1")
+    assert model.cadence == consistency("local:every=3,local_lr=0.1").cadence
+    assert model.commit(4) == OnArrival(rate=0.25)
+    assert model.gate(np.array([0, 9]), np.zeros(2, np.int64), np.zeros(2, np.int64), False).all()
+
+
 def test_a_round_is_so_many_clocks_and_a_version_one_round() -> None:
     shard = Drive("local:every=3,local_lr=0.1")
     for worker in (0, 1):
@@ -32,6 +39,17 @@ def test_a_round_is_so_many_clocks_and_a_version_one_round() -> None:
     assert lines[-1] == "apply 0 -> v1: worker 0#1, worker 1#1; lr 0.1"
     shard.settle()
     assert shard.pull(0) == ["worker:0 <- values for pull 1: 0 v1; min clock 3; lr 0.1 x 1"]
+
+
+def test_asynchronous_local_steps_commit_on_arrival_while_the_other_worker_sleeps() -> None:
+    shard = Drive("async_local:every=3,local_lr=0.1")
+    for version in (1, 2):
+        lines = shard.push(0, clock=3 * version - 1)
+        assert lines[-1] == f"apply 0 -> v{version}: worker 0#{version}; lr 0.05"
+        shard.settle()
+        shard.tick(0, clock=3 * version - 1)
+        answer = f"worker:0 <- values for pull {version}: 0 v{version}; min clock 0; lr 0.1 x 0.5"
+        assert shard.pull(0) == [answer]
 
 
 def test_the_schedule_counts_clocks_not_rounds() -> None:
@@ -45,7 +63,7 @@ def test_the_schedule_counts_clocks_not_rounds() -> None:
 
 @pytest.mark.parametrize("name", sorted(CONSISTENCY))
 def test_every_model_answers_by_slice_for_any_number_of_slices(name: str) -> None:
-    needs = {"ssp": ":staleness=1", "quorum": ":n=2", "local": ":local_lr=0.1"}
+    needs = {"ssp": ":staleness=1", "quorum": ":n=2", "local": ":local_lr=0.1", "easgd": ":alpha=0.5"}
     model = consistency(name + needs.get(name, ""))
     assert model.__doc__
     for slices in (0, 1, 5):
@@ -68,7 +86,7 @@ def test_ones_own_model_is_named_by_its_module() -> None:
         ("local:local_lr=-1", "consistency: local: local_lr: expected greater than or equal to 0, got '-1'"),
         (
             "BSP",
-            "consistency: expected one of async, bsp, downpour, local, quorum, ssp or package.module:Class, got 'BSP'",
+            "consistency: expected one of async, async_local, bsp, .*, ssp or package.module:Class, got 'BSP'",
         ),
         ("ps.optim.sgd:Sgd:lr=1", "consistency: expected a subclass of ps.consistency.Consistency"),
     ],

@@ -20,6 +20,7 @@ SPECS = (
     "sgd:lr=0.1",
     "momentum:lr=0.1",
     "nesterov:lr=0.1",
+    "delayed_nesterov:lr=0.1,period=2,c=0.1",
     "adagrad:lr=0.1",
     "rmsprop:lr=0.1",
     "adam:lr=0.1",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ps.errors import ConfigError
 from ps.optim import optimizer
 from ps.optim.base import Optimizer, Step
 
@@ -34,6 +35,18 @@ def momentum(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) ->
 def nesterov(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
     s["velocity"] = 0.8 * s["velocity"] + g + wd * w
     return w - lr * (g + wd * w + 0.8 * s["velocity"])
+
+
+def delayed_nesterov(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
+    """As in the paper, whose a is period * lr here: the model has divided it by the number of workers."""
+    period, c, mu = 3, 0.2, 0.8
+    a, g = period * lr, g + wd * w
+    s["gathered"] = s["gathered"] + g
+    if t % period:
+        return w - a * (c * mu * s["velocity"] + g / period)
+    s["velocity"] = mu * s["velocity"] + s["gathered"] / period
+    s["gathered"] = 0 * s["gathered"]
+    return w - a * ((1 - c * period + c) * mu * s["velocity"] + g / period)
 
 
 def adagrad(w: F64, g: F64, s: dict[str, F64], lr: float, wd: float, t: int) -> F64:
@@ -82,6 +95,7 @@ RULES: dict[str, Oracle] = {
     "sgd:lr=0.05": sgd,
     "momentum:lr=0.05,decay=0.8": momentum,
     "nesterov:lr=0.05,decay=0.8": nesterov,
+    "delayed_nesterov:lr=0.05,decay=0.8,period=3,c=0.2": delayed_nesterov,
     "adagrad:lr=0.05,eps=1e-3": adagrad,
     "rmsprop:lr=0.05,decay=0.8,eps=1e-3": rmsprop,
     "adam:lr=0.05,beta1=0.7,beta2=0.95,eps=1e-3": adam,
@@ -154,6 +168,27 @@ def test_nesterov_without_momentum_is_sgd_to_the_bit() -> None:
     optimizer("sgd:lr=0.7").update(w_N, grad_N, [], a_N, Step(0.7))
     optimizer("nesterov:lr=0.7,decay=0").update(w_N, grad_N, [np.zeros_like(w_N)], b_N, Step(0.7))
     assert a_N.tobytes() == b_N.tobytes()
+
+
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_a_period_of_delayed_nesterov_is_one_step_of_nesterov_on_the_mean(period: int) -> None:
+    rng, a = np.random.default_rng(period), 0.7
+    delayed, plain = optimizer(f"delayed_nesterov:lr={a},decay=0.9,period={period}"), optimizer(f"nesterov:lr={a}")
+    w_N = rng.standard_normal(20)
+    want_N, state, velocity_N = w_N.copy(), [np.zeros(20), np.zeros(20)], np.zeros(20)
+    for start in range(0, 4 * period, period):
+        grads = rng.standard_normal((period, 20))
+        for number, grad_N in enumerate(grads, start + 1):
+            delayed.update(w_N, grad_N, state, w_N, Step(a / period, 0.0, number))
+        plain.update(want_N, grads.mean(0), [velocity_N], want_N, Step(a))
+        np.testing.assert_allclose(w_N, want_N, rtol=1e-12, atol=1e-12)
+
+
+def test_delayed_nesterov_spreads_no_more_momentum_than_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"c: expected at most 1 / period = 0\.25, got 0\.3"):
+        optimizer("delayed_nesterov:lr=0.7,period=4,c=0.3")
+    with pytest.raises(ConfigError, match="delayed_nesterov: period: expected a value, got none"):
+        optimizer("delayed_nesterov:lr=0.7")
 
 
 def test_sgd_is_additive_where_float32_is_exact() -> None:

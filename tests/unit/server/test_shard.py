@@ -588,6 +588,8 @@ ALL_MODELS = [
     "async",
     "quorum:n=2",
     "local:every=2,local_lr=0.1",
+    "async_local:every=2,local_lr=0.1",
+    "easgd:alpha=0.3,every=2,local_lr=0.1",
     "downpour:push_every=2,warm_start=2",
 ]
 
