@@ -4,9 +4,11 @@ ARGS ?=
 DATA ?=
 
 PY := .venv/bin/python
-# One stamp for the whole install: a second `make test` installs nothing unless pyproject.toml changed. The checksum of
-# the path is in its name because the install points at this folder: a moved or copied checkout must install again.
-STAMP := .venv/installed-$(shell pwd | cksum | cut -d' ' -f1)
+# One stamp for each install: a second `make test` installs nothing unless pyproject.toml changed. The checksum of the
+# path is in its name because the install points at this folder: a moved or copied checkout must install again.
+SUM := $(shell pwd | cksum | cut -d' ' -f1)
+STAMP := .venv/installed-$(SUM)
+TOOLS := .venv/tools-$(SUM)
 NATIVE := build/native/installed
 # worksteal, not loadfile: loadfile runs a test that killed its worker again and again (pytest-xdist#1371), so one hang
 # would cost minutes; worksteal fails it once and runs all the others.
@@ -19,13 +21,13 @@ TYPED := $(foreach d,ps examples benchmarks experiments tests,$(if $(wildcard $(
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
 
-test: $(NATIVE)  ## the whole test suite; ARGS="-k ssp" for a part
+test: $(NATIVE) $(TOOLS)  ## the whole test suite; ARGS="-k ssp" for a part
 	$(PYTEST) $(ARGS)
 
-soak: $(NATIVE)  ## the whole suite, the long tests too, with many more random examples
+soak: $(NATIVE) $(TOOLS)  ## the whole suite, the long tests too, with many more random examples
 	PS_SOAK=1 $(PYTEST) -m "" -o faulthandler_timeout=1800 $(ARGS)
 
-bench: $(NATIVE)  ## all benchmarks in full size; ARGS="--only raw --json out.json"
+bench: $(NATIVE) $(TOOLS)  ## all benchmarks in full size; ARGS="--only raw --json out.json"
 	$(PY) -m benchmarks $(ARGS)
 
 demo: $(NATIVE)  ## the demo; DATA=folder of the data sets, ARGS=its flags
@@ -35,14 +37,14 @@ native: $(NATIVE)  ## the native kernels, in place; without a compiler the NumPy
 
 lint: style types  ## style and types; -k shows both where the first fails
 
-style: $(STAMP)
+style: $(TOOLS)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-types: $(STAMP)
+types: $(TOOLS)
 	$(PY) -m mypy $(TYPED)
 
-format: $(STAMP)  ## repairs what `make lint` finds and a tool can repair
+format: $(TOOLS)  ## repairs what `make lint` finds and a tool can repair
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
@@ -59,8 +61,13 @@ $(STAMP): pyproject.toml
 	  else echo "make: $(PYTHON) has no venv module: sudo apt-get install python3-venv" >&2; exit 1; fi; }
 	@echo "installing into .venv (under a minute) ..."
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -e '.[dev]'
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -e '.[demo,native]'
 	@rm -f .venv/installed-* && touch $@
+
+$(TOOLS): $(STAMP)
+	@echo "installing what the tests and linters need: PyTorch, JAX and others, 2 GB (a few minutes) ..."
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -e '.[dev]'
+	@rm -f .venv/tools-* && touch $@
 
 # Where nothing can be compiled the targets go on all the same: the twins give the same bytes.
 $(NATIVE): $(STAMP) CMakeLists.txt $(wildcard native/*)
