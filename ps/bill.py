@@ -17,19 +17,22 @@ from ps.machine import in_words
 class Bill:
     """In bytes; what it leaves out is at most some 20 MB per process.
 
-    values: of all parameters, in the servers' dtypes. servers: of each shard. worker: of each worker, beside what its
-    script takes for its own values and gradients.
+    values: of all parameters, in the servers' dtypes. servers: of each shard; replies: what comes to that at most while
+    commits write beside replies that are under way. worker: of each worker, beside what its script takes for its own
+    values and gradients.
     """
 
     elements: int
     values: int
     servers: tuple[int, ...]
+    replies: tuple[int, ...]
     worker: int
 
     def __str__(self) -> str:
         low, high = (in_words(end(self.servers)) for end in (min, max))
         each = " each" if len(self.servers) > 1 and low == high else ""
         servers = f"servers {low} to {high}" if low != high else f"server{'s' * bool(each)} {high}{each}"
+        servers += f", and up to {in_words(max(self.replies))} for replies under way" if any(self.replies) else ""
         return (
             f"{self.elements / 1e6:.1f} M parameters, {in_words(self.values)}; {servers}; each worker "
             f"{in_words(self.worker)} beside its script's own values and gradients"
@@ -38,25 +41,25 @@ class Bill:
 
 def bill_of(config: RunConfig, slices: Sequence[Slice], shard_S: Sequence[int]) -> Bill:
     """config: with the optimizer in force. shard_S: the shard of each slice."""
-    codecs, servers, worker = config.codecs(), [0] * config.servers, 0
+    codecs, gathers = config.codecs(), isinstance(config.model().commit(config.workers), Gather)
+    servers, replies, worker = [0] * config.servers, [0] * config.servers, 0
     for item, shard in zip(slices, shard_S, strict=True):
-        servers[shard] += _server_bytes(config, codecs, item)
+        servers[shard] += _server_bytes(config, codecs, item, gathers)
+        if item.trainable and not gathers and codecs.of_pull(item) is None:
+            replies[shard] += item.nbytes * (config.workers - 1)
         worker += _worker_bytes(config, codecs, item)
-    return Bill(sum(item.size for item in slices), sum(item.nbytes for item in slices), tuple(servers), worker)
+    elements, values = (sum(item.size for item in slices), sum(item.nbytes for item in slices))
+    return Bill(elements, values, tuple(servers), tuple(replies), worker)
 
 
-def _server_bytes(config: RunConfig, codecs: Codecs, item: Slice) -> int:
-    """Values, optimizer state, frames of an open round, what replies and views hold."""
+def _server_bytes(config: RunConfig, codecs: Codecs, item: Slice, gathers: bool) -> int:
+    """Values, optimizer state, frames of an open round, views."""
     if not item.trainable:
         return item.nbytes
     rule, n, workers = config.rule(), item.nbytes, config.workers
-    gathers = isinstance(config.model().commit(workers), Gather)
-    is_viewed = codecs.of_pull(item) is not None
     copies = 1 + len(rule.state) + config.keep_versions + workers * rule.needs_base
-    if is_viewed:
+    if codecs.of_pull(item) is not None:
         copies += 1 if gathers else workers
-    elif not gathers:
-        copies += workers - 1  # replies on their way while a commit writes elsewhere
     return n * copies + (workers * _frame_bytes(codecs, item) if gathers else 0)
 
 

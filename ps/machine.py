@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -10,19 +11,30 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def machine_name() -> str:
-    """Processes that share memory have the same: the host's name and that of its kernel since it was started."""
+    """Processes that share memory have the same: the host's name, its kernel's since it was started, and the control
+    group where that has a limit of its own."""
     boot = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else ""
-    return f"{socket.gethostname()}/{boot}"
+    group = "" if limit_of("memory.max") is None else f"/{CGROUP.stat().st_ino}"
+    return f"{socket.gethostname()}/{boot}{group}"
 
 
 def available_bytes() -> int:
-    """Memory that processes here may still take; 0: not known."""
+    """Memory that processes here may still take, at least 1; 0: not known."""
     try:
         free = meminfo()["MemAvailable"]
     except (OSError, KeyError):
         return 0
-    limit, used = limit_of("memory.max"), limit_of("memory.current")
-    return free if limit is None or used is None else max(min(free, int(limit - used)), 0)
+    return max(min(free, group_free(CGROUP)), 1)
+
+
+def group_free(group: Path) -> int:
+    """Bytes that are left of a control group's limit; file pages that the kernel would give up count as free."""
+    limit, used = limit_of("memory.max", group), limit_of("memory.current", group)
+    if limit is None or used is None:
+        return sys.maxsize
+    path = group / "memory.stat"
+    rows = dict(line.split() for line in path.read_text().splitlines()) if path.is_file() else {}
+    return int(limit - used) + sum(int(rows.get(name, 0)) for name in ("active_file", "inactive_file"))
 
 
 def meminfo() -> dict[str, int]:
@@ -43,5 +55,5 @@ def limit_of(what: str, root: Path = CGROUP) -> float | None:
 
 
 def in_words(nbytes: float) -> str:
-    """`1.5 GiB`."""
+    """`1.5 GiB`, `20 MiB`."""
     return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.0f} MiB"

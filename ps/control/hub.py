@@ -298,8 +298,12 @@ class Hub:
                 values = dict(zip(body.names, body.values, strict=False))
                 self.logs.put(Logged(time.monotonic(), line.rank, int(body.clock), values))
             self._decide(lambda now: self.core.handle(line.name, body, now))
-            if isinstance(body, Register) and (why := self._rooms.look(self.core, self._lines)):
-                self.stop(why, failed=True)
+            if isinstance(body, Register):
+                self._decide(self._look_at_memory)
+
+    def _look_at_memory(self, now: float) -> list[Send]:
+        why = self._rooms.look(self.core, self._lines)
+        return self.core.handle(CONTROLLER, Stop(why, True), now) if why else []
 
     def _bind(self, line: Line, enroll: Enroll, sends: list[Send]) -> list[Send]:
         """The stream that asked becomes that of the rank it got; an older one of that rank keeps its own name only."""

@@ -29,19 +29,22 @@ class Rooms:
             self.bill = bill_of(config, batches.keyspace.slices, batches.map.shard_S.tolist())
         if self.bill is None or batches.all[-1].ready:  # whoever comes later takes the place of one who had room
             return ""
-        known = [line for line in lines if line.memory_available]
-        for machine in sorted({line.machine for line in known}):
-            there = [line for line in known if line.machine == machine]
-            needed, free = sum(self._part(line) for line in there), max(line.memory_available for line in there)
+        there: dict[str, list[Line]] = {}
+        for line in lines:
+            if line.memory_available:
+                there.setdefault(line.machine, []).append(line)
+        for _, peers in sorted(there.items()):
+            needed, free = sum(self._part(line) for line in peers), max(line.memory_available for line in peers)
             if needed > free:
-                return _told(there, needed, free)
+                return _told(peers, needed, free)
         return ""
 
     def status(self) -> dict[str, Any] | None:
         """Part of ControlServer.status: bytes, and the same in words; None before anything is registered."""
         if self.bill is None:
             return None
-        return {"servers": list(self.bill.servers), "worker": self.bill.worker, "words": str(self.bill)}
+        bill = self.bill
+        return {"values": bill.values, "servers": list(bill.servers), "worker": bill.worker, "words": str(bill)}
 
     def _part(self, line: Line) -> int:
         assert self.bill is not None

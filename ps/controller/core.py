@@ -299,7 +299,7 @@ class Controller:
         if member.state != "running":  # nobody would take back what it got
             why = f"worker {rank}: {what}the others go on without it, it was lost at clock {member.clock}"
             self.post(worker_peer(rank), Rejected(message.incarnation, why, fenced=True))
-        elif wrong := self.leases.check(message):
+        elif wrong := self.leases.check(message, member.clock):
             self.post(worker_peer(rank), Rejected(message.incarnation, f"worker {rank}: {what}{wrong}", fenced=False))
         else:
             self.leases.ask(message)

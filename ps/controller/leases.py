@@ -11,6 +11,8 @@ from ps.messages import RATE_MAX, Lease, Leased
 from ps.spans import Spans, united, without
 from ps.wire import COUNT_MAX
 
+AHEAD_MAX = 1 << 20  # clocks; workers report theirs each 0.1 s
+
 
 @dataclass(slots=True)
 class DataSet:
@@ -80,13 +82,18 @@ class Leases:
     def __init__(self) -> None:
         self.sets: dict[str, DataSet] = {}
 
-    def check(self, message: Lease) -> str:
-        """What is wrong with a question, in words; nothing when it fits what the others have said."""
+    def check(self, message: Lease, clock: int) -> str:
+        """What is wrong with a question, in words; nothing when it fits what the others have said.
+
+        clock: the worker's last reported one.
+        """
         got = message.examples, message.epochs
         if not 0 < message.examples * message.epochs <= COUNT_MAX:
             return f"expected 1 to 2^62 examples over all epochs, got {got[0]} x {got[1]}"
         if not 0 <= message.rate <= RATE_MAX:
             return f"rate: expected 0 to {RATE_MAX:g} positions per second, got {message.rate!r}"
+        if message.clock > clock + AHEAD_MAX:
+            return f"clock: expected at most {clock + AHEAD_MAX}, as {clock} was reported last, got {message.clock}"
         known = self.sets.get(message.data)
         if known is not None and got != (known.examples, known.epochs):
             expected = f"{known.examples} examples, {known.epochs} epochs"

@@ -14,6 +14,7 @@ from ps.launch.rules import EPOCH, Progress, Report, Rule, StopAfter, progress, 
 from ps.launch.view import View
 
 TICK_S = 0.2  # between looks at the controller: metrics, rules, view
+BILL_BYTES_MIN = 1 << 20  # of all values
 EPOCH_HINT_CLOCKS = 10  # without a logged epoch so far, --stop-after 10epochs is told to be waiting for one
 
 
@@ -38,7 +39,7 @@ class Watch:
     status: dict[str, Any] = field(default_factory=dict)  # as of the last look
     latest: dict[int, dict[str, float]] = field(default_factory=dict)  # rank -> its latest value of each name
     hinted: bool = False
-    billed: bool = False
+    billed: str = ""  # the memory bill that was told last
 
     @property
     def seconds(self) -> float:
@@ -79,10 +80,11 @@ class Watch:
         self.journal.end(seconds=round(self.seconds, 3), clocks=[worker["clock"] for worker in self.workers], **outcome)
 
     def _tell_bill(self) -> None:
-        """Once, when parameters are registered."""
-        if (bill := self.status.get("memory")) is not None and not self.billed:
-            self.billed = True
-            self.view.news(f"memory: {bill['words']}")
+        """Whenever parameters were registered, but for those that nobody would count."""
+        bill = self.status.get("memory")
+        if bill is not None and bill["values"] >= BILL_BYTES_MIN and bill["words"] != self.billed:
+            self.billed = bill["words"]
+            self.view.news(f"memory: {self.billed}")
 
     def _obey(self, here: Progress, found: list[Report]) -> None:
         for rule in self.rules:

@@ -73,6 +73,9 @@ class Leases:
         """The next positions; none: others hold what is left, all is done, or the job ends. Raises: DeadlineError."""
         self.ask()
         worker = self._worker
+        if self._withheld is not None and self._withheld.asked != worker.session.clock:  # it was said of an earlier one
+            self._withheld = None
+            self._post(self.size)
         worker.wait(
             lambda: not self._is_open or self._withheld is not None or worker.stopped is not None,
             timeout_s,

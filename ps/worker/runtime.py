@@ -224,12 +224,10 @@ class Worker:
 
         Raises: DeadlineError naming who is missing; StoppedError; PeerError.
         """
-        began = self.port.now()
-        deadline = began + timeout_s
-        ask_at = deadline if ask is None else began + min(self.config.resend_s, timeout_s / 2)
-        waited = False
+        before, asked_at = self.waited_s, self.port.now()
+        deadline = asked_at + timeout_s
+        ask_at = deadline if ask is None else asked_at + min(self.config.resend_s, timeout_s / 2)
         while not done():
-            waited = True
             self._check()
             now = self.port.now()
             if now >= deadline:
@@ -251,8 +249,8 @@ class Worker:
             if self.has_session:
                 self.perform(self.session.on_timer(self.port.now()))
         self._outbox.flush()
-        if waited:
-            self.metrics.observe("wait", self.port.now() - began)
+        if self.waited_s > before:
+            self.metrics.observe("wait", self.waited_s - before)
 
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""

@@ -30,8 +30,8 @@ MATRIX = Parameter("w", (4096, 256), "float32")
         ({"consistency": "bsp"}, N + N, N),  # values, the round's frame; the frame
         ({"consistency": "bsp", "workers": 2, "optimizer": "adam:lr=1"}, N + 2 * N + 2 * N, N),
         ({"consistency": "bsp", "workers": 2, "on_worker_loss": "wait"}, N + N + 2 * N, N),
-        ({"consistency": "async", "workers": 3}, N + 2 * N, N),  # replies of two others
-        ({"consistency": "async", "workers": 3, "optimizer": "dcasgd+sgd:lr=1"}, N + 2 * N + 3 * N, N),
+        ({"consistency": "async", "workers": 3}, N, N),
+        ({"consistency": "async", "workers": 3, "optimizer": "dcasgd+sgd:lr=1"}, N + 3 * N, N),
         ({"consistency": "ssp:staleness=3"}, N, N + 2 * N),  # a replica, frames of two clocks
         ({"consistency": "downpour:push_every=2,pull_every=2"}, N, 3 * N),  # replica, sum, frame
         ({"consistency": "local:every=5", "optimizer": "nesterov:lr=1,decay=0.9"}, 3 * N, 3 * N),  # replica, as pulled
@@ -64,3 +64,13 @@ def test_every_shard_has_its_own_share() -> None:
     assert str(bill) == (
         "2.1 M parameters, 8 MiB; servers 8 MiB each; each worker 8 MiB beside its script's own values and gradients"
     )
+
+
+def test_replies_under_way_may_come_to_the_servers_share() -> None:
+    keyspace = Keyspace()
+    keyspace.extend([MATRIX])
+    config = RunConfig.check({"consistency": "async", "workers": 3})
+    bill = bill_of(config, keyspace.slices, [0])
+    assert bill.servers == (N,) and bill.replies == (2 * N,)
+    assert "server 4 MiB, and up to 8 MiB for replies under way;" in str(bill)
+    assert bill_of(RunConfig.check({"workers": 3}), keyspace.slices, [0]).replies == (0,)

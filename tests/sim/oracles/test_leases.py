@@ -11,7 +11,7 @@ import pytest
 import ps
 from ps.sim.links import LinkFaults
 from ps.sim.loop import Simulator
-from ps.types import Array
+from ps.types import Array, worker_peer
 from ps.worker.client import Client
 from tests.sim.helpers import MODELS, ROUGH, Run, restart, simulate
 
@@ -60,6 +60,34 @@ class Counting:
 def everything_is_done(run: Run) -> bool:
     data = run.sim.controller.core.leases.sets["data"]
     return data.is_over and data.examples * data.epochs == EXAMPLES * EPOCHS
+
+
+@pytest.mark.parametrize("length", [0.05, 0.3])
+@pytest.mark.parametrize("at", np.arange(0.0, 0.3, 0.02))
+def test_an_outage_at_the_end_leaves_nobody_a_clock_ahead(at: float, length: float) -> None:
+    """Worker 1 has no batch at all, and its links are cut for a while; worker 0 hears messages after its last tick."""
+    ends = {}
+
+    def train(client: Client) -> None:
+        client.register({"w": np.zeros(4, np.float32)})
+        for indices in ps.data.leased(5, client, batch=5, epochs=1, lease=5):
+            client.pull()
+            client.spend(0.2)
+            client.push({"w": np.ones(4, np.float32)}, weight=len(indices))
+            client.tick()
+            client.spend(0.2)
+            assert not client.should_stop
+        ends[client.rank] = client.clock
+        client.barrier()
+        client.pull()
+        client.barrier()
+
+    def plan(sim: Simulator) -> None:
+        sim.at(at, lambda: sim.links.cuts.add(worker_peer(1)))
+        sim.at(at + length, lambda: sim.links.cuts.discard(worker_peer(1)))
+
+    simulate(train, seed=1, workers=2, servers=1, consistency="bsp", faults=CALM, resend_s=1.0, plan=plan)
+    assert ends[0] == ends[1]
 
 
 ADDS = [model for model in MODELS if "local" not in model and "quorum" not in model]

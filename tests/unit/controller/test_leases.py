@@ -87,6 +87,14 @@ def test_pace_is_the_rate_over_the_mean_of_those_that_are_there() -> None:
     assert lending.ask(1, 2)[0].pace == 30 / 45
 
 
+def test_a_clock_that_nobody_can_have_come_to_is_refused() -> None:
+    lending = Lending()
+    lending.say(0, Progress(WorkerId(0), 1, Clock(7)))
+    (answer,) = lending.ask(0, 1, clock=1 << 61)
+    assert isinstance(answer, Rejected) and "clock: expected at most 1048583, as 7 was reported last" in answer.reason
+    assert lending.ask(0, 1, clock=9) == [leased(1, 0, 4)]
+
+
 @pytest.mark.parametrize("rate", [-1.0, 1e16])
 def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
     (answer,) = Lending().ask(0, 1, rate=rate)

@@ -144,6 +144,16 @@ def test_where_others_wait_for_clocks_one_is_closed_for_each_answer() -> None:
     assert worker.leases.take(1.0) is None and not worker.answers
 
 
+def test_what_was_said_of_an_earlier_clock_lets_nobody_close_this_one() -> None:
+    worker = Worker("bsp")
+    worker.answers = [withheld(1)]
+    assert worker.leases.take(1.0) is None
+    worker.session.clock = 1  # it had a batch in hand
+    worker.answers = [withheld(1), withheld(1, asked=1)]
+    assert worker.leases.take(1.0) is None
+    assert not worker.answers and [one.clock for one in worker.sent] == [0, 0, 1, 1, 1]
+
+
 def test_all_go_to_the_clock_at_which_everybody_ends() -> None:
     worker = Worker("bsp")
     worker.answers = [leased(1, 20, 20, 20, until=3)]
