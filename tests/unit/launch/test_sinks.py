@@ -290,3 +290,12 @@ def test_a_missing_package_is_one_line_before_anything_starts(
         f"install 'paramserver[{name}]'\n"
     )
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wandb leaves where it has run."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ConfigError, match="^--log-to: wandb needs the package wandb, which is not installed; "):
+        sinks_of("wandb")
