@@ -114,8 +114,10 @@ def test_tensorboard_has_a_run_for_each_worker(tmp_path: Path) -> None:
     live.end(OUTCOME)
 
 
-def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With a store of files."""
+    module = pytest.importorskip("mlflow")
     for name, value in {
         "MLFLOW_TRACKING_URI": f"file:{tmp_path / 'mlruns'}",
         "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -123,6 +125,10 @@ def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return module
+
+
+def test_mlflow_in_files(tmp_path: Path, mlflow: Any) -> None:
     many = [Report(2.0, 0, clock, "odd#name", float(clock)) for clock in range(METRICS_MAX)]
     assert told(sinks_of("mlflow"), tmp_path, [*REPORTS, *many], code=1) == []
     client = mlflow.MlflowClient()
@@ -136,6 +142,33 @@ def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert sorted(rows) == sorted((r.clock, r.value, round(1000 * (BEGAN + r.seconds))) for r in wanted)
     history = client.get_metric_history(run.info.run_id, "odd_name/worker_0")
     assert sorted(m.value for m in history) == [float(clock) for clock in range(METRICS_MAX)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("a..b/.c", "a..b/_c/worker_{rank}"),
+        ("../../loss", "_/_/loss/worker_{rank}"),
+        ("..loss", "_loss/worker_{rank}"),
+        ("/a//./b/", "_/a/_/_/b/_/worker_{rank}"),
+        ("", "_/worker_{rank}"),
+        ("p95:ms\n%", "p95_ms__/worker_{rank}"),
+        ("größe", "größe/worker_{rank}"),
+        ("n" * 300, None),
+        ("ö" * 300, None),
+        ("long/" * 60 + "..", None),
+    ],
+)
+def test_every_name_is_made_one_that_mlflow_takes(name: str, kept: str | None, tmp_path: Path, mlflow: Any) -> None:
+    reports = [Report(0.5, rank, 1, given, float(rank)) for rank in (0, 1) for given in (name, "x" + name)]
+    assert told(sinks_of("mlflow"), tmp_path, reports) == []
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("ps").experiment_id])
+    assert len(run.data.metrics) == 4, "names stay apart"
+    for found, value in run.data.metrics.items():
+        assert found.endswith(f"/worker_{value:.0f}")
+    if kept is not None:
+        assert run.data.metrics.items() >= {kept.format(rank=0): 0.0, kept.format(rank=1): 1.0}.items()
 
 
 def test_wandb_offline_leaves_a_run_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
