@@ -66,7 +66,7 @@ class DistributedOptimizer:
         """Ends this worker's clock with these gradients of `params`; returns while the new values are under way.
 
         grads: a pytree like params. weight: examples behind them. A gradient with NaN or Inf is dropped, warned about
-        by name and counted; under `local`, where it has been stepped by, it is an error.
+        by name and counted; under `local` it is an error, and the step has not been made.
         Raises: ConfigError naming the path at which the trees differ; DeadlineError, StoppedError.
         """
         given = self._tree.gradients(grads)
@@ -75,10 +75,10 @@ class DistributedOptimizer:
             self._pending = self.client.push_pull_later(pushed, weight)
             return
         before = self.params
-        params, self.state = self._update(self._tree.of(given), self.state, before)
+        params, state = self._update(self._tree.of(given), self.state, before)
         stepped = {name: leaf for name, leaf in named("params", params).items() if name in self._learns}
-        self._params = self._tree.of(named("params", before) | stepped)
         self.client.step_to(arrays(stepped), weight)
+        self._params, self.state = self._tree.of(named("params", before) | stepped), state
         self._tick()
 
     def pull(self) -> Any:

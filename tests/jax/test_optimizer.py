@@ -286,3 +286,29 @@ def test_a_gradient_with_nan_is_dropped() -> None:
     ((w, clock),) = run(train)
     np.testing.assert_array_equal(w, np.ones(3))
     assert clock == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "weight", "why"),
+    [(jnp.nan, 1.0, "step_to: expected finite values, got NaN or Inf"), (0.5, 0.0, "push: weight: expected a number")],
+)
+def test_a_step_that_is_refused_under_local_has_not_been_made(value: float, weight: float, why: str) -> None:
+    """Adam's moments are as before, too: what comes next is optax's second step."""
+
+    def train(client: ps.Client) -> None:
+        optimizer = DistributedOptimizer("adam:lr=0.1", {"w": np.ones(3, np.float32)}, client)
+        optimizer.step({"w": jnp.array([1.0, 2.0, 3.0])})
+        before = optimizer.params["w"]
+        with pytest.raises(ConfigError, match=why):
+            optimizer.step({"w": jnp.array([0.0, value, 0.0])}, weight)
+        np.testing.assert_array_equal(optimizer.params["w"], before)
+        assert client.clock == 1
+        optimizer.step({"w": jnp.array([-1.0, 0.0, 1.0])})
+        inner, alone = optax.adam(0.1), {"w": jnp.ones(3)}
+        state = inner.init(alone)
+        for grad in ([1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]):
+            updates, state = inner.update({"w": jnp.array(grad)}, state)
+            alone = optax.apply_updates(alone, updates)
+        np.testing.assert_allclose(optimizer.params["w"], alone["w"], rtol=1e-5)
+
+    run(train, consistency="local:every=100")
