@@ -9,6 +9,7 @@ import jax
 
 from ps.errors import ConfigError
 from ps.jax.trees import Tree, arrays, named, trainable
+from ps.types import Array
 from ps.worker.client import Client
 from ps.worker.pulling import PullFuture
 
@@ -96,11 +97,19 @@ class DistributedOptimizer:
         self._tick()
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        names = list(named("state", self.state))
-        if sorted(names) != sorted(state):
-            raise ConfigError(f"load_state: ps.jax: expected {', '.join(names)}, got {', '.join(state)}")
-        leaves = [jax.numpy.asarray(state[name]) for name in names]
+        own = arrays(named("state", self.state))
+        if sorted(own) != sorted(state):
+            raise ConfigError(f"expected {', '.join(own)}, got {', '.join(state)}")
+        given = arrays({name: state[name] for name in own})
+        for name, leaf in own.items():
+            if (given[name].shape, given[name].dtype) != (leaf.shape, leaf.dtype):
+                raise ConfigError(f"{name}: expected {_kind(leaf)}, got {_kind(given[name])}")
+        leaves = [jax.numpy.array(one) for one in given.values()]  # copies: JAX may go on using an array's memory
         self.state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(self.state), leaves)
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"
 
 
 def _update(inner: optax.GradientTransformation) -> Any:
