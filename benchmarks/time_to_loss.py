@@ -1,7 +1,7 @@
 """Seconds until a network of 1.9 M parameters has learnt MNIST down to a validation loss: `ps`, or torch's DDP.
 
-psctl run --workers 2 --consistency local:every=50 --optimizer nesterov:lr=0.7,decay=0.9 --compression int8 \\
-    benchmarks/time_to_loss.py --data FOLDER --every 50
+PYTHONPATH=. psctl run --workers 2 --consistency local:every=50 --optimizer nesterov:lr=0.7,decay=0.9 \\
+    --compression int8 benchmarks/time_to_loss.py --data FOLDER --every 50
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python -m benchmarks.time_to_loss --data FOLDER --ddp fp32
 
 Rank 0 looks at the loss over the test images each --every steps; the clock stands still meanwhile. Prints one line of

@@ -1,7 +1,7 @@
 """Workers of unequal speed, 1 : 1 : 2 : 4, on MNIST: how much of the sum of their rates a run gets, and where it ends.
 
-psctl run --workers 4 benchmarks/unequal.py --data FOLDER --balanced            # with any --consistency
-psctl run --workers 4 benchmarks/unequal.py --data FOLDER --equal               # the same sum, alike
+PYTHONPATH=. psctl run --workers 4 benchmarks/unequal.py --data FOLDER --balanced     # with any --consistency
+PYTHONPATH=. psctl run --workers 4 benchmarks/unequal.py --data FOLDER --equal        # the same sum, alike
 
 Each worker sleeps for each example that it computes, so that this machine's cores do not matter; the rate that counts
 is that of all examples over the whole time, the first leases of unknown speeds among it.

@@ -56,6 +56,15 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
             self.distributed.examples = max(counted, 1)
         return batches, items
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.client.rank == 0:
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        if self.distributed is not None:
+            self.distributed.synchronize()  # values that are still under way would arrive over the best ones
+        super()._load_best_model()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if dataset is None or not has_length(dataset):
@@ -80,9 +89,7 @@ class Follow(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop |= self.client.should_stop
-        control.should_save &= self.client.rank == 0
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save &= self.client.rank == 0
         if not control.should_training_stop:
             self.client.epoch_done(round(state.epoch) - 1)

@@ -9,6 +9,7 @@ import jax
 
 from ps.errors import ConfigError
 from ps.jax.trees import Tree, arrays, named, trainable
+from ps.types import Array
 from ps.worker.client import Client
 from ps.worker.pulling import PullFuture
 
@@ -66,7 +67,7 @@ class DistributedOptimizer:
         """Ends this worker's clock with these gradients of `params`; returns while the new values are under way.
 
         grads: a pytree like params. weight: examples behind them. A gradient with NaN or Inf is dropped, warned about
-        by name and counted; under `local`, where it has been stepped by, it is an error.
+        by name and counted; under `local` it is an error, and the step has not been made.
         Raises: ConfigError naming the path at which the trees differ; DeadlineError, StoppedError.
         """
         given = self._tree.gradients(grads)
@@ -75,10 +76,10 @@ class DistributedOptimizer:
             self._pending = self.client.push_pull_later(pushed, weight)
             return
         before = self.params
-        params, self.state = self._update(self._tree.of(given), self.state, before)
+        params, state = self._update(self._tree.of(given), self.state, before)
         stepped = {name: leaf for name, leaf in named("params", params).items() if name in self._learns}
-        self._params = self._tree.of(named("params", before) | stepped)
         self.client.step_to(arrays(stepped), weight)
+        self._params, self.state = self._tree.of(named("params", before) | stepped), state
         self._tick()
 
     def pull(self) -> Any:
@@ -96,11 +97,19 @@ class DistributedOptimizer:
         self._tick()
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        names = list(named("state", self.state))
-        if sorted(names) != sorted(state):
-            raise ConfigError(f"load_state: ps.jax: expected {', '.join(names)}, got {', '.join(state)}")
-        leaves = [jax.numpy.asarray(state[name]) for name in names]
+        own = arrays(named("state", self.state))
+        if sorted(own) != sorted(state):
+            raise ConfigError(f"expected {', '.join(own)}, got {', '.join(state)}")
+        given = arrays({name: state[name] for name in own})
+        for name, leaf in own.items():
+            if (given[name].shape, given[name].dtype) != (leaf.shape, leaf.dtype):
+                raise ConfigError(f"{name}: expected {_kind(leaf)}, got {_kind(given[name])}")
+        leaves = [jax.numpy.array(one) for one in given.values()]  # copies: JAX may go on using an array's memory
         self.state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(self.state), leaves)
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"
 
 
 def _update(inner: optax.GradientTransformation) -> Any:

@@ -32,9 +32,10 @@ class Figures:
         self._due = seconds + FIGURES_S
         found: list[Report] = []
         for worker in status["workers"]:
-            rank, clock = worker["rank"], worker["clock"]
-            if now or worker["state"] == "running":
-                figures = _of_worker(_snapshot(status, worker_peer(rank))) | self._speed(rank, clock, seconds)
+            rank, clock, runs = worker["rank"], worker["clock"], worker["state"] == "running"
+            speed = self._speed(rank, clock, runs, seconds)
+            if now or runs:
+                figures = _of_worker(_snapshot(status, worker_peer(rank))) | speed
                 found += [Report(seconds, rank, clock, f"ps/{name}", value) for name, value in figures.items()]
         clock = min((worker["clock"] for worker in status["workers"]), default=0)
         servers = [_snapshot(status, server_peer(server["shard"])) for server in status["servers"]]
@@ -42,9 +43,10 @@ class Figures:
         found += [Report(seconds, RUN, clock, f"ps/{name}", value) for name, value in figures.items()]
         return [report for report in found if math.isfinite(report.value)]
 
-    def _speed(self, rank: int, clock: int, seconds: float) -> dict[str, float]:
+    def _speed(self, rank: int, clock: int, runs: bool, seconds: float) -> dict[str, float]:
+        """None of one that was at a later clock, before a restart, and of one that had ended at the report before."""
         before, self._before[rank] = self._before.get(rank), (seconds, clock)
-        if before is None or seconds <= before[0]:
+        if before is None or seconds <= before[0] or clock < before[1] or (clock == before[1] and not runs):
             return {}
         return {"clocks_per_s": (clock - before[1]) / (seconds - before[0])}
 

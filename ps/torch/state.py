@@ -1,4 +1,4 @@
-"""What a worker's checkpoint holds of PyTorch: plain types and arrays, as MessagePack or safetensors carry, and back.
+"""What a worker's checkpoint holds of PyTorch: plain types and arrays, as MessagePack carries, and back.
 
 None, bool, int, float, str, bytes, lists, dicts with text as keys, and NumPy arrays. What is none of these stands in a
 dict with one key that says what it was.

@@ -345,7 +345,7 @@ class Client:
         """Names worker state (RNG, data position, inner moments) that belongs to a checkpoint of this worker.
 
         get: gives it as None, numbers, text, bytes, arrays, lists, and dicts with text as keys, in memory of its own:
-        what MessagePack or safetensors carry. set: takes that back; what it raises becomes a ConfigError.
+        what MessagePack carries. set: takes that back; what it raises becomes a ConfigError.
         """
         if name in self._states:
             raise ConfigError(f"register_state: {name!r} is registered already; give each state its own name")

@@ -149,36 +149,72 @@ def test_every_kind_of_model_learns(options: dict[str, Any], letters: Letters, t
         assert losses[-1] < 0.85 * losses[0]
 
 
-def test_what_the_trainer_logs_reaches_the_run_and_rank_0_alone_saves(letters: Letters, tmp_path: Path) -> None:
-    saves = dict(save_strategy="steps", save_steps=6, eval_strategy="steps", eval_steps=6)
-
+def test_what_the_trainer_logs_reaches_the_run(letters: Letters, tmp_path: Path) -> None:
     def train(client: ps.Client) -> None:
-        own = arguments(tmp_path / str(client.rank), max_steps=12, **saves)
+        own = arguments(tmp_path, max_steps=12, eval_strategy="steps", eval_steps=6)
         Trainer(gpt2(), own, train_dataset=letters, eval_dataset=letters, client=client).train()
 
     with ps.LocalCluster(workers=2, seed=1) as cluster:
         cluster.run(train)
         logged = [worker["logged"] for worker in cluster.status()["workers"]]
-    assert [sorted(path.name for path in tmp_path.glob(f"{rank}/*")) for rank in (0, 1)] == [
-        ["checkpoint-12", "checkpoint-6"],
-        [],
-    ]
     assert all({"loss", "grad_norm", "learning_rate", "epoch", "eval_loss"} <= one.keys() for one in logged)
     assert logged[0]["eval_loss"] == logged[1]["eval_loss"]  # of all rows, by the same values
     assert logged[0]["loss"] != logged[1]["loss"]  # each of its own part
 
 
+class Stops(transformers.TrainerCallback):  # type: ignore[misc]
+    """Rank 0 stops the job before this step."""
+
+    def __init__(self, client: ps.Client, step: int) -> None:
+        self.client, self.step = client, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step and self.client.rank == 0:
+            self.client.stop("enough")
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best"])
+def test_rank_0_alone_saves(strategy: str, letters: Letters, tmp_path: Path) -> None:
+    """In a folder that all share."""
+    writers = set[int]()
+    saves = dict(save_strategy=strategy, save_steps=6, eval_strategy="epoch", metric_for_best_model="loss")
+
+    class Noted(Trainer):
+        def _save(self, *args: Any, **kwargs: Any) -> None:
+            writers.add(self.client.rank)
+            super()._save(*args, **kwargs)
+
+    def train(client: ps.Client) -> None:
+        own = arguments(tmp_path, max_steps=12, **saves)
+        Noted(gpt2(), own, train_dataset=letters, eval_dataset=letters, client=client).train()
+
+    with ps.LocalCluster(workers=2, seed=1) as cluster:
+        cluster.run(train)
+    assert writers == {0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-12", "checkpoint-6"]
+
+
+def test_the_best_values_are_those_of_rank_0_in_a_job_that_was_stopped_too(letters: Letters, tmp_path: Path) -> None:
+    """Then values are still under way when the best ones are loaded. Best is here what is worst: the first."""
+    best = dict(save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True)
+
+    def train(client: ps.Client) -> Any:
+        own = arguments(tmp_path, metric_for_best_model="loss", greater_is_better=True, **best)
+        callbacks = [Stops(client, 7)]
+        trainer = Trainer(gpt2(), own, train_dataset=letters, eval_dataset=letters, client=client, callbacks=callbacks)
+        trainer.train()
+        return trainer.state.best_model_checkpoint, trainer.model.state_dict()
+
+    with ps.LocalCluster(workers=2, seed=1) as cluster:
+        (folder, values), (none, others) = cluster.run(train)
+    saved = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "checkpoint-3").state_dict()
+    assert folder == str(tmp_path / "checkpoint-3") and none is None
+    assert distance(values, saved) == 0 and distance(others, saved) > 0.01
+
+
 def test_a_job_that_was_stopped_ends_the_training(letters: Letters, tmp_path: Path) -> None:
-    class Stops(transformers.TrainerCallback):  # type: ignore[misc]
-        def __init__(self, client: ps.Client) -> None:
-            self.client = client
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 3 and self.client.rank == 0:
-                self.client.stop("enough")
-
     def train(client: ps.Client) -> int:
-        callbacks = [Stops(client)]
+        callbacks = [Stops(client, 3)]
         trainer = Trainer(gpt2(), arguments(tmp_path), train_dataset=letters, client=client, callbacks=callbacks)
         trainer.train()
         return int(trainer.state.global_step)

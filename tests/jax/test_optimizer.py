@@ -202,13 +202,37 @@ def test_moments_under_local_are_state_of_the_worker() -> None:
         client.load_state(kept)
         step(1)
         step(1)
-        with pytest.raises(ConfigError, match=r"load_state: ps\.jax: expected .*mu.*, got count"):
+        with pytest.raises(ConfigError, match=r"^load_state: 'ps\.jax': expected .*mu.*, got count$"):
             client.load_state({"ps.jax": {"count": np.zeros(())}})
         return np.diff(at, axis=0)
 
     ((_, first, again, next),) = run(train, consistency="local:every=100")
     np.testing.assert_allclose(first, again, atol=1e-6)
     assert np.abs(next - again).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda leaf: leaf[:, :1], "float32 of shape (3, 1)"),
+        (lambda leaf: leaf[0], "float32 of shape (4,)"),
+        (lambda leaf: leaf.astype(np.float64), "float64 of shape (3, 4)"),
+        (lambda leaf: leaf.astype(np.int32), "int32 of shape (3, 4)"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named(change: Any, got: str) -> None:
+    def train(client: ps.Client) -> None:
+        optimizer = DistributedOptimizer("adam:lr=0.1", {"w": np.ones((3, 4), np.float32)}, client)
+        optimizer.step({"w": np.ones((3, 4), np.float32)})
+        kept = client.state()["ps.jax"]
+        (name,) = (name for name in kept if name.endswith("mu/w"))
+        why = f"load_state: 'ps.jax': {name}: expected float32 of shape (3, 4), got {got}"
+        with pytest.raises(ConfigError, match=f"^{re.escape(why)}$"):
+            client.load_state({"ps.jax": {**kept, name: change(kept[name])}})
+        for name, leaf in client.state()["ps.jax"].items():
+            np.testing.assert_array_equal(leaf, kept[name])
+
+    run(train, consistency="local:every=4", optimizer="sgd:lr=1")
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------
@@ -286,3 +310,29 @@ def test_a_gradient_with_nan_is_dropped() -> None:
     ((w, clock),) = run(train)
     np.testing.assert_array_equal(w, np.ones(3))
     assert clock == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "weight", "why"),
+    [(jnp.nan, 1.0, "step_to: expected finite values, got NaN or Inf"), (0.5, 0.0, "push: weight: expected a number")],
+)
+def test_a_step_that_is_refused_under_local_has_not_been_made(value: float, weight: float, why: str) -> None:
+    """Adam's moments are as before, too: what comes next is optax's second step."""
+
+    def train(client: ps.Client) -> None:
+        optimizer = DistributedOptimizer("adam:lr=0.1", {"w": np.ones(3, np.float32)}, client)
+        optimizer.step({"w": jnp.array([1.0, 2.0, 3.0])})
+        before = optimizer.params["w"]
+        with pytest.raises(ConfigError, match=why):
+            optimizer.step({"w": jnp.array([0.0, value, 0.0])}, weight)
+        np.testing.assert_array_equal(optimizer.params["w"], before)
+        assert client.clock == 1
+        optimizer.step({"w": jnp.array([-1.0, 0.0, 1.0])})
+        inner, alone = optax.adam(0.1), {"w": jnp.ones(3)}
+        state = inner.init(alone)
+        for grad in ([1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]):
+            updates, state = inner.update({"w": jnp.array(grad)}, state)
+            alone = optax.apply_updates(alone, updates)
+        np.testing.assert_allclose(optimizer.params["w"], alone["w"], rtol=1e-5)
+
+    run(train, consistency="local:every=100")

@@ -24,6 +24,7 @@ class Worker(SimpleNamespace):
     seed: int
     clock: int
     should_stop = False
+    busy_s = 0.0
 
     def epoch_ended(self, epoch: int) -> bool:
         return epoch <= int(self.ended)
@@ -40,6 +41,7 @@ class Lent:
 
     def __init__(self, spans: list[Span | None]) -> None:
         self.spans, self.computed_in, self.events = spans, list[tuple[Span, int]](), list[str]()
+        self.pace, self.size, self.observed = 1.0, 0, list[tuple[int, float]]()
 
     @property
     def is_over(self) -> bool:
@@ -57,6 +59,12 @@ class Lent:
     def computed(self, span: Span, clock: int) -> None:
         self.computed_in.append((span, clock))
         self.events.append(f"computed {span[0]}")
+
+    def observe(self, positions: int, seconds: float) -> None:
+        self.observed.append((positions, seconds))
+
+    def finish(self, timeout_s: float) -> None:
+        self.events.append("finish")
 
     def wait(self, timeout_s: float) -> None:
         self.events.append("wait")
@@ -170,7 +178,7 @@ def test_batches_are_the_leased_places_of_the_epochs_order() -> None:
 def test_the_next_lease_is_asked_for_with_the_last_batch_of_one() -> None:
     client = lent((0, 4), (4, 6))
     list(leased(6, client, batch=2, epochs=1))
-    assert client.lent.events == ["begin", "computed 0", "ask", "computed 2", "ask", "computed 4"]
+    assert client.lent.events == ["begin", "computed 0", "ask", "computed 2", "ask", "computed 4", "finish"]
 
 
 @pytest.mark.parametrize(("ticks", "clock"), [(0, 0), (1, 0), (3, 2)])
@@ -183,6 +191,20 @@ def test_a_batch_is_computed_when_the_loop_comes_back(ticks: int, clock: int) ->
     client.clock += ticks
     next(batches)
     assert client.lent.computed_in == [((0, 2), clock)]
+
+
+@pytest.mark.parametrize(("balanced", "lengths", "size"), [(False, [4, 4, 4], 8), (True, [6, 6], 12)])
+def test_balanced_batches_and_leases_follow_the_pace(balanced: bool, lengths: list[int], size: int) -> None:
+    """And each batch is told with the seconds that the loop has computed, which the pace is made of."""
+    client = lent((0, 12))
+    client.lent.pace = 1.5
+    batches = leased(12, client, batch=4, epochs=1, lease=8, balanced=balanced)
+    got = []
+    for batch in batches:
+        got.append(len(batch))
+        client.busy_s += 0.5 * len(batch)
+    assert (got, client.lent.size) == (lengths, size)
+    assert client.lent.observed == [(length, 0.5 * length) for length in lengths]
 
 
 def test_rows_of_all_arrays_belong_together_in_leases_too() -> None:
@@ -220,7 +242,7 @@ def test_a_loader_may_be_ahead_of_the_loop() -> None:
     got = list(leased(6, client, batch=2, epochs=1, loader=eager))
     assert got == [order(6, 0)[:2], order(6, 0)[2:4], order(6, 0)[4:]]
     events = [event for event in client.lent.events if event != "ask"]
-    assert events == ["begin", "made 2", "computed 0", "computed 2", "wait", "made 1", "computed 4"]
+    assert events == ["begin", "made 2", "computed 0", "computed 2", "wait", "made 1", "computed 4", "finish"]
 
 
 @pytest.mark.parametrize(

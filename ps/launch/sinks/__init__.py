@@ -24,13 +24,19 @@ def sinks_of(text: str) -> dict[str, Sink]:
         if name in made:
             raise ConfigError(f"--log-to: expected each name once, got {name!r} twice")
         package = SINKS[name].package
-        if package and find_spec(package) is None:
+        if package and not _is_installed(package):
             raise ConfigError(
                 f"--log-to: {name} needs the package {package}, which is not installed; run pip install "
                 f"'paramserver[{name}]'"
             )
         made[name] = SINKS[name]()
     return made
+
+
+def _is_installed(package: str) -> bool:
+    """A folder of this name in the current one is not: wandb leaves such a folder where it runs."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 __all__ = ["LOG_TO", "SINKS", "Sink", "Started", "sinks_of"]

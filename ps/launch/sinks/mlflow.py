@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from ps.launch.rules import Report
@@ -13,7 +14,8 @@ from ps.launch.sinks.base import Sink, Started, by_worker
 EXPERIMENT = "ps"  # unless MLFLOW_EXPERIMENT_NAME says otherwise
 METRICS_MAX = 1000  # of one request
 PARAM_MAX = 500  # characters of a parameter, in every release
-_STRANGE = re.compile(r"[^\w\-. /]")  # refused in a metric's name
+NAME_MAX = 250  # bytes of a metric's name: so many characters, and a file's name in a store of files
+_STRANGE = re.compile(r"[^\w\-. ]|^\.+|^$")  # refused in a part of a metric's name, or taken for a folder
 
 
 class MLflow(Sink):
@@ -39,7 +41,7 @@ class MLflow(Sink):
 
     def logged(self, reports: Iterable[Report]) -> None:
         metrics = [
-            self._metric(_STRANGE.sub("_", by_worker(one)), one.value, self._milliseconds(one.seconds), one.clock)
+            self._metric(_fitting(by_worker(one)), one.value, self._milliseconds(one.seconds), one.clock)
             for one in reports
         ]
         for start in range(0, len(metrics), METRICS_MAX):
@@ -51,3 +53,12 @@ class MLflow(Sink):
 
     def _milliseconds(self, seconds: float) -> int:
         return round(1000 * (self._began + seconds))
+
+
+def _fitting(name: str) -> str:
+    """A name that MLflow takes. A long one keeps its end, which says the worker, behind a digest of all of it."""
+    fits = "/".join(_STRANGE.sub("_", part) for part in name.split("/"))
+    if len(fits.encode()) <= NAME_MAX:
+        return fits
+    digest = sha256(name.encode()).hexdigest()[:8] + "-"
+    return digest + fits.encode()[len(digest) - NAME_MAX :].decode(errors="ignore")

@@ -67,6 +67,22 @@ def test_at_the_end_workers_that_are_done_are_told_of_once_more() -> None:
     assert {r.name for r in figures.reports(status([5], metrics, "done"), 0.1, now=True)} >= {"ps/pushed_mb", "ps/lr"}
 
 
+def test_no_speed_after_a_restart_and_after_the_end() -> None:
+    figures = Figures()
+
+    def speeds(seconds: float, clock: int, state: str = "running", now: bool = False) -> list[float]:
+        found = figures.reports(status([clock], {}, state), seconds, now)
+        return [report.value for report in found if report.name == "ps/clocks_per_s"]
+
+    assert [speeds(0.0, 0), speeds(5.0, 50)] == [[], [10.0]]
+    assert [speeds(10.0, 20), speeds(15.0, 30)] == [[], [2.0]], "it began anew at an earlier clock"
+    assert speeds(20.0, 30) == [0.0], "it stands still"
+    assert speeds(25.0, 40, "done") == []
+    assert speeds(26.0, 40, "done", now=True) == [], "it was done before the report before"
+    figures = Figures()
+    assert [speeds(0.0, 0), speeds(2.0, 8, "done", now=True)] == [[], [4.0]], "it ended since"
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -114,8 +114,10 @@ def test_tensorboard_has_a_run_for_each_worker(tmp_path: Path) -> None:
     live.end(OUTCOME)
 
 
-def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With a store of files."""
+    module = pytest.importorskip("mlflow")
     for name, value in {
         "MLFLOW_TRACKING_URI": f"file:{tmp_path / 'mlruns'}",
         "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -123,6 +125,10 @@ def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    return module
+
+
+def test_mlflow_in_files(tmp_path: Path, mlflow: Any) -> None:
     many = [Report(2.0, 0, clock, "odd#name", float(clock)) for clock in range(METRICS_MAX)]
     assert told(sinks_of("mlflow"), tmp_path, [*REPORTS, *many], code=1) == []
     client = mlflow.MlflowClient()
@@ -136,6 +142,33 @@ def test_mlflow_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert sorted(rows) == sorted((r.clock, r.value, round(1000 * (BEGAN + r.seconds))) for r in wanted)
     history = client.get_metric_history(run.info.run_id, "odd_name/worker_0")
     assert sorted(m.value for m in history) == [float(clock) for clock in range(METRICS_MAX)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("a..b/.c", "a..b/_c/worker_{rank}"),
+        ("../../loss", "_/_/loss/worker_{rank}"),
+        ("..loss", "_loss/worker_{rank}"),
+        ("/a//./b/", "_/a/_/_/b/_/worker_{rank}"),
+        ("", "_/worker_{rank}"),
+        ("p95:ms\n%", "p95_ms__/worker_{rank}"),
+        ("größe", "größe/worker_{rank}"),
+        ("n" * 300, None),
+        ("ö" * 300, None),
+        ("long/" * 60 + "..", None),
+    ],
+)
+def test_every_name_is_made_one_that_mlflow_takes(name: str, kept: str | None, tmp_path: Path, mlflow: Any) -> None:
+    reports = [Report(0.5, rank, 1, given, float(rank)) for rank in (0, 1) for given in (name, "x" + name)]
+    assert told(sinks_of("mlflow"), tmp_path, reports) == []
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("ps").experiment_id])
+    assert len(run.data.metrics) == 4, "names stay apart"
+    for found, value in run.data.metrics.items():
+        assert found.endswith(f"/worker_{value:.0f}")
+    if kept is not None:
+        assert run.data.metrics.items() >= {kept.format(rank=0): 0.0, kept.format(rank=1): 1.0}.items()
 
 
 def test_wandb_offline_leaves_a_run_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,19 +238,24 @@ def test_a_sink_that_raises_is_named_once_and_the_others_go_on(call: str, error:
 
 
 def test_a_sink_that_blocks_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "CLOSE_S", 2.0)  # the good one needs a millisecond
-    go, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(journals, "CLOSE_S", 0.0)  # a warning that the good one has not ended either does not count
+    go, ended, good_ended = threading.Event(), threading.Event(), threading.Event()
 
     def at(call: str) -> None:
         go.wait()
         if call == "end":
             ended.set()
 
-    bad, good = Taker(at), Taker()
+    def at_good(call: str) -> None:
+        if call == "end":
+            good_ended.set()
+
+    bad, good = Taker(at), Taker(at_good)
     try:
         warnings = told({"bad": bad, "good": good}, None)
-        assert warnings == ["--log-to bad: it has not ended in time; 5 values may be missing there"]
-        assert good.reports == REPORTS and bad.calls == ["start"]
+        assert warnings[0] == "--log-to bad: it has not ended in time; 5 values may be missing there"
+        assert good_ended.wait(20), "while the bad one blocks"
+        assert good.reports == REPORTS and bad.calls in ([], ["start"])
     finally:
         go.set()
     assert ended.wait(20), "once it goes on, it gets the rest"
@@ -285,3 +323,12 @@ def test_a_missing_package_is_one_line_before_anything_starts(
         f"install 'paramserver[{name}]'\n"
     )
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wandb leaves where it has run."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ConfigError, match="wandb needs the package wandb, which is not installed"):
+        sinks_of("wandb")
