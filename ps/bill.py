@@ -32,7 +32,8 @@ class Bill:
         low, high = (in_words(end(self.servers)) for end in (min, max))
         each = " each" if len(self.servers) > 1 and low == high else ""
         servers = f"servers {low} to {high}" if low != high else f"server{'s' * bool(each)} {high}{each}"
-        servers += f", and up to {in_words(max(self.replies))} for replies under way" if any(self.replies) else ""
+        replies = max(self.replies)
+        servers += f", and up to {in_words(replies)} for replies under way" if replies >= 1 << 20 else ""
         return (
             f"{self.elements / 1e6:.1f} M parameters, {in_words(self.values)}; {servers}; each worker "
             f"{in_words(self.worker)} beside its script's own values and gradients"

@@ -261,23 +261,19 @@ class PlacementMap:
 
 
 def place(slices: Sequence[Slice], before: PlacementMap) -> PlacementMap:
-    """Places slices registered since `before`: the first batch in byte-balanced runs, later ones on the least loaded.
+    """Places slices registered since `before`, each on the shard that has the fewest bytes so far.
 
-    Depends on nothing but its arguments, so every process computes the same map. For the first batch
-    max load <= mean load + the largest slice.
+    So neighbours, whose gradients leave at the same moment, go to different servers. Depends on nothing but its
+    arguments, so every process computes the same map. Of the first batch, max load <= mean load + the largest slice.
     """
     shard_S = np.empty(len(slices), np.int64)
     known = len(before.shard_S)
     shard_S[:known] = before.shard_S
     size = np.array([max(s.nbytes, 1) for s in slices], np.int64)
-    if known == 0:
-        middle = np.cumsum(size) - size // 2
-        shard_S[:] = np.minimum(middle * before.shards // max(int(size.sum()), 1), before.shards - 1)
-    else:
-        load = np.bincount(before.shard_S, weights=size[:known], minlength=before.shards)
-        for index in range(known, len(slices)):
-            shard_S[index] = target = int(np.argmin(load))
-            load[target] += size[index]
+    load = np.bincount(before.shard_S, weights=size[:known], minlength=before.shards)
+    for index in range(known, len(slices)):
+        shard_S[index] = target = int(np.argmin(load))
+        load[target] += size[index]
     return PlacementMap(before.epoch + 1, before.shards, shard_S)
 
 

@@ -407,7 +407,7 @@ def test_a_lost_server_names_its_slices() -> None:
     say(control, 0, Register, 0, tuple(spec(f"w{i}", 64, 64) for i in range(10)))
     [(_, stop), _] = bodies(control.server_lost(0, "its process ended", 0.0), Stop)
     assert stop.reason == (
-        "server 0 was lost (its process ended) with the only copy of 'w0', 'w1', 'w2' and 2 more; start the run again"
+        "server 0 was lost (its process ended) with the only copy of 'w0', 'w2', 'w4' and 2 more; start the run again"
     )
     empty = controller(shards=2)
     empty.server_lost(1, "killed", 0.0)
