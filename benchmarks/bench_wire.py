@@ -64,7 +64,7 @@ SAMPLES: tuple[Any, ...] = (
     m.EpochEnd(3),
     m.Skipped(RANK, INCARNATION, 3, 128),
     m.Lease(RANK, INCARNATION, "data", 60_000, 10, 7, CLOCK, 512, False, 1e4, np.array([1_024]), np.array([1_536])),
-    m.Leased("data", 7, 1_536, 2_048, 1_024, 1.0, 0),
+    m.Leased("data", 7, 1_536, 2_048, 1_024, 1.0, 1.0, 0),
     m.Withheld("data", 7, CLOCK, RANK, 1_000, 0.5),
     m.SetLr(RANK, INCARNATION, 1, 0.01, CLOCK),
     m.LrSet(1),

@@ -87,7 +87,8 @@ def leased(
     data: arrays of equal first dimension, for tuples with the same rows of every array; or a number of examples, for
     arrays of indices. batch: examples at most; the last of a lease may have fewer, so push with weight=len(...).
     lease: examples that a worker holds at a time, default 8 batches. balanced: both are of a worker of mean speed, the
-    others' in proportion to their speeds, as measured, so that a clock takes all equally long. name: of the data set,
+    others' in proportion to their speeds, as measured, so that a clock takes all equally long; under `local` batches
+    are alike and workers take fewer steps per round as they are slower. name: of the data set,
     one for each. loader: makes batches of index lists, one of each, in order:
     `lambda batches: DataLoader(dataset, batch_sampler=batches)`; `data` is a number then. Call client.tick() once per
     batch. Each example comes once per epoch; batches end when all are done by somebody, or the job is stopped. Until
@@ -182,8 +183,7 @@ class LeasedBatches(Iterator[Any]):
     def _indices(self) -> Iterator[Array]:
         """The indices of batch after batch, until others hold what is left. A loader may be ahead of the loop."""
         while (span := self._leases.take(self._timeout_s)) is not None:
-            batch = self._own(self.batch)
-            self._leases.size = max(self._own(self._size), batch)
+            batch = self._balance() if self._balanced else self.batch
             for start in range(*span, batch):
                 stop = min(start + batch, span[1])
                 if stop == span[1]:
@@ -192,9 +192,16 @@ class LeasedBatches(Iterator[Any]):
                 epoch = start // self.examples
                 yield self._order(epoch)[start - epoch * self.examples : stop - epoch * self.examples]
 
-    def _own(self, examples: int) -> int:
-        """This worker's number of examples where a worker of mean speed has so many."""
-        return max(round(examples * self._leases.pace), 1) if self._balanced else examples
+    def _balance(self) -> int:
+        """This worker's batch, so that a clock takes all equally long; or its steps, so that a round does."""
+        client, pace = self._client, self._leases.pace
+        batch = self.batch
+        if client.config.model().cadence.carries == "delta":
+            client.take_steps(self._leases.share)
+        else:
+            batch = max(round(self.batch * pace), 1)
+        self._leases.size = max(round(self._size * pace), batch)
+        return batch
 
     def _order(self, epoch: int) -> Array:
         if epoch not in self._orders:

@@ -536,8 +536,8 @@ class Lease:
 class Leased:
     """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done.
 
-    pace: its rate over the mean of all workers'; 1 while that is not known. until: where all is done, the clock at
-    which every worker ends.
+    pace, share: its rate over the mean of all workers' and over the largest; 1 while that is not known. until: where
+    all is done, the clock at which every worker ends.
     """
 
     data: Annotated[str, text(NAME_BYTES_MAX)]
@@ -546,6 +546,7 @@ class Leased:
     stop: Number
     floor: Number
     pace: Real
+    share: Real
     until: Number
 
 

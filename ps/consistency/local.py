@@ -39,7 +39,7 @@ class AsyncLocalSteps(Asynchronous):
     """As `local`, but nobody waits: each worker pushes after `every` steps of its own, each push commits on arrival.
 
     With server optimizer `delayed_nesterov:lr=0.7,decay=0.9,period=WORKERS` that is asynchronous DiLoCo (Liu et al.,
-    arXiv 2401.09135, without dynamic local updates). One worker alone equals `local`.
+    arXiv 2401.09135; its dynamic local updates: `ps.data.leased(balanced=True)`). One worker alone equals `local`.
     """
 
     local_lr: Annotated[float, Field(ge=0)] = 0.0  # the worker's own rate; 0: the script steps (`Client.step_to`)

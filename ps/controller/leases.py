@@ -68,12 +68,14 @@ class DataSet:
             self.held[rank] = united([*self.held.get(rank, []), (start, stop)])
         else:
             self.until = self.until or max(self.reach.values())
-        return Leased(self.name, asked.id, start, stop, self.floor, self._pace(rank), self.until)
+        return Leased(self.name, asked.id, start, stop, self.floor, *self._speed(rank), self.until)
 
-    def _pace(self, rank: int) -> float:
-        """Its rate over the mean of all."""
-        rates = self.rates.values()
-        return self.rates[rank] * len(rates) / sum(rates) if rank in self.rates else 1.0
+    def _speed(self, rank: int) -> tuple[float, float]:
+        """Its rate over the mean of all, and over the largest."""
+        if rank not in self.rates:
+            return 1.0, 1.0
+        rate, rates = self.rates[rank], self.rates.values()
+        return rate * len(rates) / sum(rates), rate / max(rates)
 
 
 class Leases:

@@ -79,8 +79,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         _check(plain_model(model))
         mirrors = _mirrors(plain_model(model))
         self._worker = member(client, process_group, [*mirrors.values()])
-        carries, self._pull_every = self._worker.ask(_cadence)
-        self._steps_here = carries == "delta"
+        self._steps_here = self._worker.ask(lambda client: client.config.model().cadence.carries) == "delta"
         options, spec = self._settings(mirrors)
         bundles = self._worker.ask(lambda client: _joined(client, mirrors, options, spec))
         self._worker.load(mirrors.values())
@@ -138,19 +137,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         else:
             self.follow_rate(client)
         grads = self._pushes.gradients(names)
-        if grads and self._pulls_now(client):
+        if grads and client.fetches_next:
             return client.push_pull_later(grads, weight, out=self._pulls.arrays)
         if grads:
             client.push(grads, weight)
         return self._tick(client)
 
     def _tick(self, client: Client) -> PullFuture | None:
-        pulls = self._pulls_now(client)
+        pulls = client.fetches_next
         client.tick()
         return client.pull_later(out=self._pulls.arrays) if pulls else None
-
-    def _pulls_now(self, client: Client) -> bool:
-        return (client.clock + 1) % self._pull_every == 0
 
     def _idle_clock(self, _: float) -> None:
         """Closes a clock without a gradient; the model follows what the others do meanwhile."""
@@ -264,11 +260,6 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if not options:
             raise ConfigError("optimizer: expected parameters of this model that require a gradient, got none")
         return options, spec
-
-
-def _cadence(client: Client) -> tuple[str, int]:
-    cadence = client.config.model().cadence
-    return cadence.carries, cadence.pull_every
 
 
 def _joined(

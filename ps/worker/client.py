@@ -110,6 +110,11 @@ class Client:
         measure(self._worker, self._timeout(timeout))
 
     @property
+    def fetches_next(self) -> bool:
+        """Whether the pull after this clock's tick fetches values, rather than giving the worker's own."""
+        return self._worker.session.pull_travels
+
+    @property
     def busy_s(self) -> float:
         """Seconds, from any begin, that this worker has not spent waiting for others: the difference of two counts."""
         return self._worker.port.now() - self._worker.waited_s
@@ -376,6 +381,21 @@ class Client:
                     f"load_state: {name!r}: expected what state() gives, got a state that fails with "
                     f"{type(error).__name__}: {error}"
                 ) from error
+
+    def take_steps(self, share: float) -> None:
+        """From now on this worker computes floor(share * H) clocks of a round, at least one, and leaves the rest out.
+
+        share: its speed over that of the fastest, so that a round takes all equally long: dynamic local updates (Liu
+        et al., arXiv 2401.09135). Raises: ConfigError unless workers step, or where it is not in (0, 1].
+        """
+        cadence = self.config.model().cadence
+        if cadence.carries != "delta":
+            raise ConfigError(
+                f"take_steps: expected a model whose workers step, as local, got {self.config.consistency}"
+            )
+        if not 0 < share <= 1:
+            raise ConfigError(f"take_steps: share: expected above 0 and at most 1, got {share}")
+        self._worker.session.steps = max(int(share * cadence.push_every), 1)
 
     def spend(self, seconds: float) -> None:
         """Lets compute time pass that is declared, not done: a real sleep, or virtual time in a seeded cluster."""

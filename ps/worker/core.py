@@ -69,6 +69,7 @@ class Session:
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
         self.min_clock_S: Int64 = np.empty(0, np.int64)
         self.mark_S: Int64 = np.empty(0, np.int64)  # of the view in hand, where pulls are compressed; 0: none
+        self.steps = model.cadence.push_every  # of this worker in a round; fewer where others are faster
         self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
@@ -134,8 +135,15 @@ class Session:
 
     @property
     def push_travels(self) -> bool:
-        """A push of this clock leaves the worker; else it is accumulated."""
-        return (self.clock + 1) % self.model.cadence.push_every == 0
+        """What was pushed in this round leaves the worker with this clock; else it is accumulated."""
+        return self.clock % self.model.cadence.push_every + 1 >= self.steps
+
+    @property
+    def pull_travels(self) -> bool:
+        """A pull after this clock fetches values, however fresh the worker's own are."""
+        cadence = self.model.cadence
+        ends = cadence.carries == "delta" and self.push_travels
+        return ends or (self.clock + 1) % cadence.pull_every == 0
 
     def must_wait(self, slice_ids: Int64) -> bool:
         """Too many frames are unsettled: pushing now would keep more than `inflight_clocks` of them."""
@@ -234,8 +242,8 @@ class Session:
 
     def skip_to_travelling_clock(self) -> None:
         """Nothing more is computed in this round: its last clock is the next to be finished."""
-        while not self.push_travels:
-            self.clock = Clock(self.clock + 1)
+        every = self.model.cadence.push_every
+        self.clock = Clock(self.clock - self.clock % every + every - 1)
 
     @property
     def is_settled(self) -> bool:

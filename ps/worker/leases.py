@@ -29,10 +29,10 @@ class Leases:
     def __init__(
         self, worker: Worker, idle_clock: Callable[[float], None], data: str, examples: int, epochs: int, size: int
     ) -> None:
-        self._worker, self._idle_clock = worker, idle_clock
+        self._worker, self._close_idle = worker, idle_clock
         self.data, self.examples, self.epochs, self.size = data, examples, epochs, size
         self.until = 0  # all is done: the clock at which every worker ends
-        self.pace = 1.0  # this worker's rate over the mean of all
+        self.pace = self.share = 1.0  # this worker's rate over the mean of all, and over the largest
         self.floor = 0  # everything below is done, by whomever
         self.done: Spans = []  # by this worker, above the floor
         self._news: Spans = []  # done, and perhaps the controller does not know
@@ -123,7 +123,8 @@ class Leases:
             if body.asked == self._worker.session.clock:
                 self._withheld = body
             return
-        self._is_open, self._answer, self.pace, self.until = False, body, body.pace, body.until
+        self._is_open, self._answer = False, body
+        self.pace, self.share, self.until = body.pace, body.share, body.until
         self._news = without(self._news, self._told)
         self.floor = max(self.floor, body.floor)
         self.done = without(self.done, [(0, self.floor)])
@@ -160,6 +161,11 @@ class Leases:
         """All is done: goes to the clock at which every worker ends, so that nobody waits for a clock of another's."""
         while self._others_wait and self._worker.session.clock < self.until and self._worker.stopped is None:
             self._idle_clock(timeout_s)
+
+    def _idle_clock(self, timeout_s: float) -> None:
+        """One clock, not what is left of a round: it is counted how far this worker can be."""
+        self._worker.session.steps = self._worker.session.model.cadence.push_every
+        self._close_idle(timeout_s)
 
     @property
     def _others_wait(self) -> bool:

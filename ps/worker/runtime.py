@@ -201,6 +201,7 @@ class Worker:
         """Finishes the clock; what was accumulated travels with the last clock of its round."""
         self.poll()
         if self.session.push_travels:
+            self.session.skip_to_travelling_clock()
             self.pushing.send_accumulated(timeout_s)
         self.perform(self.session.tick(self.port.now()))
         self._outbox.flush()

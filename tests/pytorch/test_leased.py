@@ -96,6 +96,33 @@ def test_a_wrapped_model_follows_the_others_through_idle_clocks() -> None:
     assert steps == 4 and clock > steps, "it had idle clocks"
 
 
+@pytest.mark.parametrize("model", ["local:every=6", "async_local:every=6"])
+def test_a_slower_worker_takes_fewer_steps_a_round(model: str) -> None:
+    """Dynamic local updates: with Adam inside, one worker at a third of the other's speed, in virtual time."""
+    problem = Problem("mlp")
+
+    def train(client: ps.Client) -> tuple[int, int, torch.Tensor]:
+        own = problem.copy()
+        optimizer = ps.torch.DistributedOptimizer(torch.optim.Adam(own.parameters()), own, client)
+        steps = 0
+        for indices in ps.data.leased(EXAMPLES, client, batch=2, epochs=8, lease=24, balanced=True):
+            client.spend(0.1 * (1 + 2 * client.rank) * len(indices))
+            rows = torch.from_numpy(indices) % len(problem.y)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(own(problem.x[rows]), problem.y[rows]).backward()
+            optimizer.step()
+            steps += 1
+        optimizer.synchronize()
+        client.barrier()
+        values = client.pull()
+        return steps, client.clock, torch.cat([torch.from_numpy(v).flatten() for _, v in sorted(values.items())])
+
+    (fast, clock, values), (slow, other, others) = run(train, 2, consistency=model, optimizer="sgd:lr=1", seed=1)
+    assert fast > 2 * slow and fast + slow == EXAMPLES * 8 // 2
+    if model.startswith("local"):
+        assert clock == other and torch.equal(values, others)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -95,3 +95,72 @@ def test_who_slows_down_gets_smaller_batches() -> None:
     run(descent, "bsp")
     sizes = descent.sizes(0)
     assert sizes[90] == BATCH and sizes[200] in (2, 3), "a quarter of the speed: 8 * 0.25 / mean(0.25, 1, 1, 1)"
+
+
+# ---- under `local`: fewer steps instead of smaller batches ----------------------------------------------------------
+
+H, LOCAL_LR, OUTER = 8, 0.1, 0.7
+
+
+@dataclass
+class Rounds:
+    """Each worker notes the clock, the value and the step of all that it computes."""
+
+    balanced: bool
+    steps: dict[int, list[tuple[int, Array]]] = field(default_factory=dict)  # rank -> clock and examples
+    ends: list[float] = field(default_factory=list)
+
+    def train(self, client: Client) -> Array:
+        client.register({"x": np.zeros(1, np.float32)})
+        steps = self.steps.setdefault(client.rank, [])
+        for i in ps.data.leased(
+            EXAMPLES, client, batch=BATCH, epochs=EPOCHS, lease=2 * H * BATCH, balanced=self.balanced
+        ):
+            x = client.pull()
+            client.spend(COST_S[client.rank] * len(i))
+            steps.append((client.clock, i))
+            client.push({"x": np.mean(CURVE[i] * (x["x"] - PLACE[i]), keepdims=True)}, weight=len(i))
+            client.tick()
+        self.ends.append(client._worker.port.now())
+        values = client.pull()["x"]
+        client.barrier()
+        return values
+
+
+def local(rounds: Rounds, consistency: str) -> Run:
+    return simulate(
+        rounds.train, seed=3, workers=4, servers=1, consistency=f"{consistency}:every={H},local_lr={LOCAL_LR}",
+        optimizer=f"sgd:lr={OUTER}", faults=CALM, apply_s=1e-4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("consistency", ["local", "async_local"])
+def test_slower_workers_take_fewer_steps_a_round_and_hold_nobody_up(consistency: str) -> None:
+    balanced = Rounds(True)
+    local(balanced, consistency)
+    assert EXAMPLES * EPOCHS / max(balanced.ends) > 0.85 * RATE
+    for rank, expected in enumerate((2, 2, 4, 8)):
+        clocks = np.array([clock for clock, _ in balanced.steps[rank]])
+        middle = clocks[len(clocks) // 2] // H
+        taken = [int((clocks // H == number).sum()) for number in range(middle - 3, middle + 3)]
+        assert sorted(taken)[3] == expected, f"rank {rank}: {taken}"
+
+
+def test_a_round_is_the_mean_of_what_each_has_moved_in_its_own_steps() -> None:
+    """Against one process that takes the same steps on the same examples, round after round."""
+    rounds = Rounds(True)
+    x = local(rounds, "local").final()["x"].item()
+    outer, last = 0.0, max(clock // H for steps in rounds.steps.values() for clock, _ in steps)
+    for number in range(last + 1):
+        deltas, weights = [], []
+        for steps in rounds.steps.values():
+            mine = [i for clock, i in steps if clock // H == number]
+            inner = outer
+            for i in mine:
+                inner -= LOCAL_LR * float(np.mean(CURVE[i] * (inner - PLACE[i])))
+            if mine:
+                deltas.append(outer - inner)
+                weights.append(np.mean([len(i) for i in mine]))
+        outer -= OUTER * float(np.average(deltas, weights=weights))
+    assert abs(x - outer) < 1e-4
+    assert len({len(steps) for steps in rounds.steps.values()}) > 1

@@ -45,9 +45,10 @@ class Lending:
 
 
 def leased(
-    number: int, start: int, stop: int, floor: int = 0, data: str = "data", pace: float = 1.0, until: int = 0
-) -> Leased:
-    return Leased(data, number, start, stop, floor, pace, until)
+    number: int, start: int, stop: int, floor: int = 0, data: str = "data", pace: float = 1.0, share: float = 1.0,
+    until: int = 0,
+) -> Leased:  # fmt: skip
+    return Leased(data, number, start, stop, floor, pace, share, until)
 
 
 def test_ranges_are_disjoint_in_order_and_of_one_epoch() -> None:
@@ -82,7 +83,7 @@ def test_pace_is_the_rate_over_the_mean_of_those_that_are_there() -> None:
     assert lending.ask(0, 1) == [leased(1, 0, 4)], "nothing is known"
     assert lending.ask(1, 1, rate=30.0) == [leased(1, 4, 8)], "nobody else's"
     assert lending.ask(2, 1, rate=90.0) == [leased(1, 8, 12, pace=1.5)]
-    assert lending.ask(0, 2, rate=60.0) == [leased(2, 12, 16, pace=1.0)]
+    assert lending.ask(0, 2, rate=60.0) == [leased(2, 12, 16, pace=1.0, share=60 / 90)]
     lending.control.worker_lost(2, "gone", 0.0)
     assert lending.ask(1, 2)[0].pace == 30 / 45
 

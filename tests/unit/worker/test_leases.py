@@ -56,7 +56,7 @@ class Worker:
 
 
 def leased(number: int, start: int, stop: int, floor: int = 0, until: int = 0) -> Leased:
-    return Leased("data", number, start, stop, floor, 1.0, until)
+    return Leased("data", number, start, stop, floor, 1.0, 1.0, until)
 
 
 def withheld(number: int, clock: int = 5, asked: int = 0) -> Withheld:
