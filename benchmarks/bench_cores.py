@@ -296,7 +296,7 @@ def controller_clocks(workers: int) -> Function:
                 rank = WorkerId(worker)
                 messages.append((worker, Progress(rank, 1, Clock(clock))))
                 messages.append((worker, Log(rank, 1, Clock(clock), ("loss",), (1.0 / clock,))))
-                messages.append((worker, Barrier(rank, 1, clock)))
+                messages.append((worker, Barrier(rank, 1, clock, True)))
         sends = []
         with bench.timed(events=len(messages)):
             for worker, message in messages:

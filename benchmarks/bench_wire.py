@@ -55,7 +55,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Progress(RANK, INCARNATION, CLOCK),
     m.Committed(0, 1_000),
     m.CommittedByAll(1_000),
-    m.Barrier(RANK, INCARNATION, 7),
+    m.Barrier(RANK, INCARNATION, 7, True),
     m.BarrierOpen(7),
     m.Stop("all workers are done", False),
     m.Lost(RANK, INCARNATION, True),

@@ -330,7 +330,8 @@ class Enroll:
 class Enrolled:
     """The controller's word on rank, incarnation and run. The server is the authority: config is the run's own JSON.
 
-    barriers: opened so far. epochs: data epochs that have ended.
+    barriers: opened so far. epochs: data epochs that have ended. passed: barriers that an earlier incarnation has been
+    through before its first clock; this one is not held up there again.
     """
 
     rank: Worker
@@ -340,6 +341,7 @@ class Enrolled:
     config: Annotated[str, text(1 << 20)]
     barriers: Number = 0
     epochs: Number = 0
+    passed: Number = 0
 
 
 @message(42)
@@ -436,9 +438,12 @@ class CommittedByAll:
 @message(49)
 @dataclass(frozen=True, slots=True)
 class Barrier:
+    """Worker -> controller: it has come to this barrier. begun: it has finished a clock in this incarnation."""
+
     worker: Worker
     incarnation: Number
     number: Number
+    begun: Flag
 
 
 @message(50)

@@ -59,6 +59,8 @@ class Member:
     epoch: int = -1  # last data epoch it has been through
     registered: bool = False  # the first batch
     barrier: int = 0  # last barrier reached
+    first_barrier: int = 0  # opened before it came for the first time
+    opening: int = 0  # barriers that its script comes to before its first clock
     logged: dict[str, float] = field(default_factory=dict)
     logged_clock: int = 0
 
@@ -195,8 +197,10 @@ class Controller:
             case Log():
                 member.logged.update(zip(message.names, message.values, strict=False))
                 member.logged_clock = message.clock
-            case Barrier(rank, _, number):
+            case Barrier(rank, _, number, begun):
                 asked_again, member.barrier = number == member.barrier, number
+                if not begun and member.incarnation == 1:
+                    member.opening = number - member.first_barrier
                 if number <= self.barrier_opened:  # a joiner's or a restarted worker's: long open
                     self.post(worker_peer(rank), BarrierOpen(number))
                 elif asked_again:
@@ -239,9 +243,12 @@ class Controller:
             member = self.members.setdefault(rank, Member())
             member.incarnation += 1
             member.state, member.heard, member.barrier = "running", self._now, 0
+            if member.incarnation == 1:
+                member.first_barrier = self.barrier_opened
+            passed = min(member.opening, self.barrier_opened - member.first_barrier)
             size = max(self.size, sum(m.state != "done" for m in self.members.values()))
             about = (WorkerId(rank), member.incarnation, enroll.nonce, size, self.config)
-            self.post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1))
+            self.post(worker_peer(rank), Enrolled(*about, self.barrier_opened, self.epoch_ended + 1, passed))
             self.batches.forget(rank)
             self._take_back(rank)
 

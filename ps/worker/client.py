@@ -308,16 +308,20 @@ class Client:
     def barrier(self, *, timeout: float | None = None) -> None:
         """Settles this worker's pushes (gathered counts) and waits for all live workers.
 
-        Raises: DeadlineError naming the worker that is behind; called again, it goes on waiting at the same barrier.
+        A restarted worker goes through those before its first clock, where its earlier incarnation has been. Raises:
+        DeadlineError naming the worker that is behind; called again, it goes on waiting at the same barrier.
         """
         self._open("barrier")
         seconds = self._timeout(timeout)
         worker = self._worker
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "barrier: " + worker.missing.verdicts())
+        if worker.passed and not worker.has_ticked:
+            worker.passed -= 1
+            return
         number, worker.behind = worker.barriers + 1, None
 
         def ask() -> None:
-            self._post(Barrier(WorkerId(self.rank), worker.incarnation, number))
+            self._post(Barrier(WorkerId(self.rank), worker.incarnation, number, worker.has_ticked))
 
         ask()
         worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: worker.missing.at_barrier(number), ask)

@@ -67,6 +67,8 @@ class Worker:
         self.has_session = False
         self.registration = Registration(self)
         self.barriers = 0
+        self.passed = 0  # barriers that this one, started again, is not held up at
+        self.has_ticked = False
         self.barrier_opened = 0
         self.behind: Waiting | None = None  # whom a barrier, or a batch without initial values, waits for
         self.lr_asked = self.lr_set = 0  # changes that this worker asked for; the last that is in force
@@ -101,6 +103,7 @@ class Worker:
         self.incarnation = self.enrolled.incarnation
         self.port.is_known_as(worker_peer(self.rank))
         self.barriers = self.barrier_opened = self.enrolled.barriers
+        self.passed = self.enrolled.passed
         self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
         self.reports.begin(self.config.lease_s)
@@ -200,6 +203,7 @@ class Worker:
     def tick(self, timeout_s: float) -> None:
         """Finishes the clock; what was accumulated travels with the last clock of its round."""
         self.poll()
+        self.has_ticked = True
         if self.session.push_travels:
             self.session.skip_to_travelling_clock()
             self.pushing.send_accumulated(timeout_s)

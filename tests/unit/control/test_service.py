@@ -95,7 +95,7 @@ def test_a_worker_whose_stream_ends_is_lost_to_the_servers_and_the_others_go_on(
         servers, workers = cluster.servers(), cluster.workers(2)
         workers[0].link.close()
         assert [peer.expect(Lost) for peer in servers] == [Lost(WorkerId(0), 1, False)] * 2
-        workers[1].say(Barrier(WorkerId(1), 1, 1))
+        workers[1].say(Barrier(WorkerId(1), 1, 1, False))
         assert workers[1].expect(BarrierOpen).number == 1
         assert cluster.server.status()["workers"][0]["state"] == "lost"
 
@@ -163,7 +163,7 @@ def test_a_later_stream_of_a_rank_replaces_the_older() -> None:
         old.say(Progress(WorkerId(0), 1, Clock(9)))
         assert old.expect(Rejected).fenced
         old.link.close()
-        new.say(Barrier(WorkerId(0), 2, 1))
+        new.say(Barrier(WorkerId(0), 2, 1, False))
         assert new.expect(BarrierOpen).number == 1
         assert cluster.server.status()["workers"][0]["state"] == "running"
 
@@ -209,7 +209,7 @@ def test_garbage_is_counted_and_harmless() -> None:
         worker.say(Enroll(WorkerId(-1), False, 3))
         assert "another from worker 0" in worker.expect(Rejected).reason
         assert cluster.server.status()["rejected"] == len(bad) + 6
-        worker.say(Barrier(WorkerId(0), 1, 1))
+        worker.say(Barrier(WorkerId(0), 1, 1, False))
         assert worker.expect(BarrierOpen).number == 1
 
 
@@ -341,7 +341,7 @@ def test_two_clusters_of_one_host_do_not_meet() -> None:
             assert worker.link.welcome.job == cluster.server.job
         one.server.close()
         assert one.peers[1].end()[0] == "the controller was closed"
-        other.peers[1].say(Barrier(WorkerId(0), 1, 1))
+        other.peers[1].say(Barrier(WorkerId(0), 1, 1, False))
         assert other.peers[1].expect(BarrierOpen).number == 1
 
 

@@ -270,22 +270,22 @@ def test_a_reader_learns_every_batch_those_before_it_and_those_after() -> None:
 
 def test_a_barrier_opens_when_all_live_workers_have_reached_it() -> None:
     control = controller(workers=3)
-    assert say(control, 0, Barrier, 1) == say(control, 1, Barrier, 1) == []
-    assert say(control, 2, Barrier, 1) == [Send(worker_peer(rank), BarrierOpen(1)) for rank in range(3)]
+    assert say(control, 0, Barrier, 1, True) == say(control, 1, Barrier, 1, True) == []
+    assert say(control, 2, Barrier, 1, True) == [Send(worker_peer(rank), BarrierOpen(1)) for rank in range(3)]
 
 
 def test_a_barrier_waits_for_workers_that_have_not_come_yet() -> None:
     control = controller(workers=2, enrolled=False)
     enroll(control, 0)
-    assert say(control, 0, Barrier, 1) == []
+    assert say(control, 0, Barrier, 1, True) == []
     enroll(control, 1)
-    assert len(say(control, 1, Barrier, 1)) == 2
+    assert len(say(control, 1, Barrier, 1, True)) == 2
 
 
 def test_a_barrier_opens_when_the_last_one_missing_leaves() -> None:
     control = controller(workers=3)
-    say(control, 0, Barrier, 1)
-    say(control, 1, Barrier, 1)
+    say(control, 0, Barrier, 1, True)
+    say(control, 1, Barrier, 1, True)
     opened = bodies(say(control, 2, Done, ""), BarrierOpen)
     assert [peer for peer, _ in opened] == ["worker:0", "worker:1"]
 
@@ -293,7 +293,7 @@ def test_a_barrier_opens_when_the_last_one_missing_leaves() -> None:
 @pytest.mark.parametrize(("on_loss", "opens"), [("drop", True), ("wait", False)])
 def test_a_lost_worker_holds_a_barrier_only_if_it_is_waited_for(on_loss: Any, opens: bool) -> None:
     control = controller(on_worker_loss=on_loss)
-    say(control, 0, Barrier, 1)
+    say(control, 0, Barrier, 1, True)
     assert bool(bodies(control.worker_lost(1, "gone", 0.0), BarrierOpen)) == opens
 
 
@@ -301,10 +301,10 @@ def test_a_lost_worker_holds_a_barrier_only_if_it_is_waited_for(on_loss: Any, op
 def test_a_barrier_that_was_opened_is_open_for_who_comes_later(rank: int) -> None:
     control = controller()
     for number in (1, 2):
-        say(control, 0, Barrier, number)
-        say(control, 1, Barrier, number)
+        say(control, 0, Barrier, number, True)
+        say(control, 1, Barrier, number, True)
     incarnation = enroll(control, rank).incarnation
-    assert BarrierOpen(1) in to(say(control, rank, Barrier, 1, incarnation=incarnation), worker_peer(rank))
+    assert BarrierOpen(1) in to(say(control, rank, Barrier, 1, True, incarnation=incarnation), worker_peer(rank))
 
 
 # ---- data epochs ----------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_a_worker_without_progress_is_lost_when_its_lease_runs_out() -> None:
     assert control.next_timer() == 18.0 and control.live == [0]
 
 
-@pytest.mark.parametrize(("kind", "values"), [(Progress, (Clock(1),)), (Barrier, (1,)), (Log, (Clock(1), (), ()))])
+@pytest.mark.parametrize(("kind", "values"), [(Progress, (Clock(1),)), (Barrier, (1, True)), (Log, (Clock(1), (), ()))])
 def test_every_message_is_a_sign_of_life(kind: type, values: tuple[Any, ...]) -> None:
     control = controller(workers=1, lease_s=10.0)
     say(control, 0, kind, *values, now=5.0)
@@ -380,6 +380,22 @@ def test_a_lost_worker_is_waited_for_and_then_named() -> None:
     [(peer, stop)] = bodies(control.on_timer(130.1), Stop)
     assert (peer, stop) == ("worker:0", Stop("worker 1 was lost at clock 7 and not back in 30 s", True))
     assert control.next_timer() == float("inf")
+
+
+def test_a_restarted_worker_is_told_of_barriers_before_its_first_clock() -> None:
+    """Two of them, the third was after a clock; what it waited at when it died was not opened."""
+    control = controller(workers=2, on_worker_loss="wait")
+    for number in (1, 2):
+        say(control, 0, Barrier, number, False), say(control, 1, Barrier, number, False)
+    say(control, 1, Barrier, 3, True)
+    control.worker_lost(1, "killed", 0.0)
+    assert (enroll(control, 1).barriers, enroll(control, 1).passed) == (2, 2)
+    control.worker_lost(0, "killed", 0.0)
+    say(control, 0, Barrier, 3, False)
+    early = controller(workers=2, on_worker_loss="wait")
+    say(early, 0, Barrier, 1, False)
+    early.worker_lost(0, "killed", 0.0)
+    assert enroll(early, 0).passed == 0
 
 
 def test_a_lost_worker_that_comes_back_in_time_is_running() -> None:
