@@ -164,3 +164,48 @@ def test_a_round_is_the_mean_of_what_each_has_moved_in_its_own_steps() -> None:
         outer -= OUTER * float(np.average(deltas, weights=weights))
     assert abs(x - outer) < 1e-4
     assert len({len(steps) for steps in rounds.steps.values()}) > 1
+
+
+def test_a_share_of_the_steps_can_be_taken_by_hand() -> None:
+    """A round of 10: one worker steps 10 times, the other 3 times, and both are at the next round's begin."""
+    lr, places = 0.1, (1.0, 3.0)
+    counted = []
+
+    def train(client: Client) -> Array:
+        client.register({"x": np.zeros(1, np.float32)})
+        if client.rank == 1:
+            client.take_steps(0.35)
+        while client.clock < 20:
+            x = client.pull()["x"]
+            client.push({"x": x - places[client.rank]})
+            client.tick()
+            counted.append(client.rank)
+        return client.pull()["x"]
+
+    run = simulate(
+        train, seed=1, workers=2, servers=1, consistency=f"local:every=10,local_lr={lr}", optimizer="sgd:lr=1",
+        faults=CALM,
+    )  # fmt: skip
+    x = 0.0
+    for _ in range(2):
+        ends = [place + (x - place) * (1 - lr) ** steps for place, steps in zip(places, (10, 3), strict=True)]
+        x = sum(ends) / 2
+    assert [counted.count(rank) for rank in (0, 1)] == [20, 6]
+    assert run.results[0] == pytest.approx(x, rel=1e-5) and run.results[0] == run.results[1]
+
+
+@pytest.mark.parametrize(
+    ("consistency", "share", "why"),
+    [
+        ("bsp", 0.5, "take_steps: expected a model whose workers step, as local, got bsp"),
+        ("local:every=10,local_lr=0.1", 0.0, "take_steps: share: expected above 0 and at most 1, got 0.0"),
+        ("local:every=10,local_lr=0.1", 1.5, "take_steps: share: expected above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(consistency: str, share: float, why: str) -> None:
+    def train(client: Client) -> None:
+        client.register({"x": np.zeros(1, np.float32)})
+        with pytest.raises(ps.ConfigError, match=why):
+            client.take_steps(share)
+
+    simulate(train, seed=1, workers=1, servers=1, consistency=consistency, faults=CALM)
