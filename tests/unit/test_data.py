@@ -196,7 +196,7 @@ def test_a_batch_is_computed_when_the_loop_comes_back(ticks: int, clock: int) ->
 
 @pytest.mark.parametrize(("balanced", "lengths", "size"), [(False, [4, 4, 4], 0), (True, [6, 6], 12)])
 def test_balanced_batches_and_leases_follow_the_pace(balanced: bool, lengths: list[int], size: int) -> None:
-    """0: nothing was said of it. And each batch is told with the seconds that the loop has computed, which the pace is made of."""
+    """0: nothing was said. And each batch is told with the seconds that the loop has computed: pace is made of them."""
     client = lent((0, 12))
     client.lent.pace = 1.5
     batches = leased(12, client, batch=4, epochs=1, lease=8, balanced=balanced)
