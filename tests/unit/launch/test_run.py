@@ -163,7 +163,8 @@ say("done")
 def test_restarts_run_out(launch: Launch) -> None:
     script = 'print("life"); say("clock", 1); os.kill(os.getpid(), 9)'
     assert launch(script, workers=2, max_restarts=1) == 137
-    assert launch.out.count("[worker 0] life") + launch.out.count("[worker 1] life") >= 3
+    lives = [launch.out.count(f"[worker {rank}] life") for rank in (0, 1)]
+    assert max(lives) == 2, f"{lives}: the run ends with the first that has none left, however far the other is"
     assert "restart 1 of 1" in launch.err
     assert launch.control is not None and any(call.startswith("lost ") for call in launch.control.calls)
 
