@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from ps.compression.base import Codec
 from ps.compression.choice import Codecs
 from ps.config import RunConfig
-from ps.consistency import Gather
+from ps.consistency import Cadence, Gather
 from ps.keyspace import Slice
 from ps.machine import in_words
+from ps.optim.base import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +43,34 @@ class Bill:
 
 def bill_of(config: RunConfig, slices: Sequence[Slice], shard_S: Sequence[int]) -> Bill:
     """config: with the optimizer in force. shard_S: the shard of each slice."""
-    codecs, gathers = config.codecs(), isinstance(config.model().commit(config.workers), Gather)
+    codecs, model, rule = config.codecs(), config.model(), config.rule()
+    gathers, cadence = isinstance(model.commit(config.workers), Gather), model.cadence
     servers, replies, worker = [0] * config.servers, [0] * config.servers, 0
     for item, shard in zip(slices, shard_S, strict=True):
-        servers[shard] += _server_bytes(config, codecs, item, gathers)
+        servers[shard] += _server_bytes(config, rule, codecs, item, gathers)
         if item.trainable and not gathers and codecs.of_pull(item) is None:
             replies[shard] += item.nbytes * (config.workers - 1)
-        worker += _worker_bytes(config, codecs, item)
+        worker += _worker_bytes(config, cadence, codecs, item)
     elements, values = (sum(item.size for item in slices), sum(item.nbytes for item in slices))
     return Bill(elements, values, tuple(servers), tuple(replies), worker)
 
 
-def _server_bytes(config: RunConfig, codecs: Codecs, item: Slice, gathers: bool) -> int:
+def _server_bytes(config: RunConfig, rule: Optimizer, codecs: Codecs, item: Slice, gathers: bool) -> int:
     """Values, optimizer state, frames of an open round, views."""
     if not item.trainable:
         return item.nbytes
-    rule, n, workers = config.rule(), item.nbytes, config.workers
+    n, workers = item.nbytes, config.workers
     copies = 1 + len(rule.state) + config.keep_versions + workers * rule.needs_base
     if codecs.of_pull(item) is not None:
         copies += 1 if gathers else workers
     return n * copies + (workers * _frame_bytes(codecs, item) if gathers else 0)
 
 
-def _worker_bytes(config: RunConfig, codecs: Codecs, item: Slice) -> int:
+def _worker_bytes(config: RunConfig, cadence: Cadence, codecs: Codecs, item: Slice) -> int:
     """Frames until their verdict, replica, sums, residuals, views."""
     if not item.trainable:
         return 0
-    cadence, codec = config.model().cadence, codecs.of_push(item)
+    codec = codecs.of_push(item)
     frames = config.inflight_clocks if cadence.lazy else 1
     copies = int(cadence.lazy or cadence.local_lr is not None) + cadence.accumulates
     copies += _remembered(codec) + (codecs.of_pull(item) is not None)

@@ -318,11 +318,10 @@ class Controller:
         """It waits for others: where that matters, the shards must not wait for it."""
         if not message.waits:
             self.idle.discard(rank)
+            self.leases.sets[message.data].let(rank, message.clock + 1)
         elif rank not in self.idle:
             self.idle.add(rank)
             self.rest([rank], True)
-        if not message.waits:
-            self.leases.sets[message.data].let(rank, message.clock + 1)
         holder = WorkerId(self.leases.holder(message.data))
         note = self.waiting_for(holder, message.id)
         self.post(

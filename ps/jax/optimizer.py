@@ -37,7 +37,6 @@ class DistributedOptimizer:
         cadence = client.config.model().cadence
         initial = trainable(params)
         self.client, self._tree = client, Tree(initial, jax.tree_util.tree_structure(params))
-        self._pull_every = cadence.pull_every
         self._steps_here = cadence.carries == "delta" and not (optimizer is None and cadence.local_lr)
         inner = _transformation(optimizer) if self._steps_here else None
         spec = "" if self._steps_here else _spelling(optimizer, client)
@@ -88,8 +87,9 @@ class DistributedOptimizer:
         return self._params
 
     def _tick(self) -> None:
+        fetches = not self._steps_here or self.client.fetches_next
         self.client.tick()
-        if not self._steps_here or self.client.clock % self._pull_every == 0:
+        if fetches:
             self._pending = self.client.pull_later()
 
     def _idle_clock(self, _: float) -> None:
