@@ -18,18 +18,8 @@ import ps
 from ps.errors import ConfigError
 from ps.jax import DistributedOptimizer
 from tests.jax.models import batch_of, flat, gradient, initial_params, loss, run, together, whole_loss
+from tests.runs import MODELS
 
-MODELS: list[dict[str, Any]] = [
-    {"consistency": "bsp"},
-    {"consistency": "ssp:staleness=3"},
-    {"consistency": "quorum:n=1"},
-    {"consistency": "async"},
-    {"consistency": "downpour:push_every=2,pull_every=2"},
-    {"consistency": "local:every=4", "optimizer": "sgd:lr=1"},
-    {"consistency": "local:every=4", "optimizer": "nesterov:lr=0.7,decay=0.5"},
-    {"consistency": "bsp", "compression": "onebit:min_elements=0"},
-    {"consistency": "ssp:staleness=3", "compression": "onebit:min_elements=0"},
-]
 LOCAL = {"consistency": "local:every=4", "optimizer": "sgd:lr=1"}
 
 
