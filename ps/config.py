@@ -17,6 +17,7 @@ from ps.optim import optimizer, schedule
 from ps.optim.base import Optimizer
 from ps.optim.schedules import Schedule
 from ps.plugins import describe
+from ps.stragglers import slowdowns
 
 OPTIMIZER = "sgd:lr=0.1"  # of a run that names none, whose script asks for none
 
@@ -53,6 +54,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     on_worker_loss: Literal["wait", "drop"] = "drop"
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # a data epoch ends when this share of workers is through
     seed: Annotated[int, Field(ge=0)] | None = None
+    compute_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # a step is made to compute so long
+    stragglers: str | None = None  # who is slowed, and when; of `compute_s`, or of what a step takes
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # default deadline of every call
     resend_s: Annotated[float, Field(gt=0)] = 1.0  # unanswered messages are sent again after this, then ever later
     lease_s: Annotated[float, Field(gt=0)] = float("inf")  # a worker without progress for so long is lost
@@ -70,7 +73,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
             config = cls(**options)
         except ValidationError as error:
             raise ConfigError(describe(error)) from None
-        config.model(), config.rule(), config.rates(), config.codecs()
+        config.model(), config.rule(), config.rates(), config.codecs(), slowdowns(config.stragglers)
         return config._with_checked_rules()
 
     def model(self) -> Consistency:

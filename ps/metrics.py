@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "resends": Metric("counter", "messages", "Messages sent again for want of an answer."),
     "staleness": Metric("histogram", "commits", "Version at apply minus the version that a push was computed on."),
     "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
+    "compute": Metric("histogram", "seconds", "From the end of a clock to its next gradient, without waits."),
     "wait": Metric("histogram", "seconds", "A call of the training loop that had to wait."),
     "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),

@@ -30,6 +30,8 @@ CONFIG_HELP = {
     "on_worker_loss": "wait or drop: whether others wait for a lost worker. With --max-restarts it is wait.",
     "epoch_share": "A data epoch ends when this share of the workers is through.",
     "seed": "Of all that is random.",
+    "compute_s": "To try things out: each step is made to compute so many seconds, by sleeping.",
+    "stragglers": "To try things out: transient:chance=0.05,factor=8, persistent:factor=4, speeds:of=1/1/2/4, ...",
     "timeout_s": "Deadline of every call, in seconds.",
     "resend_s": "Unanswered messages are sent again after so many seconds, then ever later.",
     "lease_s": "A worker without progress for so many seconds is lost.",

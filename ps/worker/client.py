@@ -117,7 +117,7 @@ class Client:
     @property
     def busy_s(self) -> float:
         """Seconds, from any begin, that this worker has not spent waiting for others: the difference of two counts."""
-        return self._worker.port.now() - self._worker.waited_s
+        return self._worker.busy_s
 
     @property
     def metrics(self) -> Metrics:
@@ -165,6 +165,7 @@ class Client:
         worker.poll()
         worker.wait(lambda: worker.session.is_settled, seconds, lambda: "register: " + worker.missing.verdicts())
         worker.registration.register(arrays, chosen, optimizer, seconds)
+        worker.pace.begin()
         return dict(values)
 
     def pull(
@@ -226,6 +227,7 @@ class Client:
         """
         self._registered("push")
         self._finish_pull()
+        self._worker.pace.computed()
         weight, arrays = checked_weight(weight), checked_grads(self._worker, grads)
         if bad := nonfinite(self._worker, arrays):
             return PushFuture(self._worker, 0, self.clock, Refused(f"NaN or Inf in {bad}"))
@@ -246,6 +248,7 @@ class Client:
                 f"{self.config.consistency}; use push"
             )
         self._finish_pull()
+        self._worker.pace.computed()
         weight, arrays = checked_weight(weight), checked_grads(self._worker, values)
         if nonfinite(self._worker, arrays):
             raise ConfigError("step_to: expected finite values, got NaN or Inf: training has diverged; lower its lr")
@@ -256,7 +259,9 @@ class Client:
         where a round of `easgd` ends for the servers' values."""
         self._registered("tick")
         self._finish_pull()
+        self._worker.pace.computed()
         self._worker.tick(self._timeout(timeout))
+        self._worker.pace.begin()
         self._worker.reports.report()
 
     def push_pull(
@@ -287,12 +292,14 @@ class Client:
     ) -> PullFuture:
         wanted, outputs = self._ready_to_pull("push_pull", None, out)
         worker, seconds, weight = self._worker, self._timeout(timeout), checked_weight(weight)
+        worker.pace.computed()
         arrays = checked_grads(worker, grads)
         if nonfinite(worker, arrays):
             worker.tick(seconds)
             pull = worker.pull_later(wanted, outputs, seconds)
         else:
             pull = worker.push_pull_later(arrays, weight, wanted, outputs, seconds)
+        worker.pace.begin()
         worker.reports.report()
         return pull
 
@@ -326,6 +333,7 @@ class Client:
         ask()
         worker.wait(lambda: worker.barrier_opened >= number, seconds, lambda: worker.missing.at_barrier(number), ask)
         worker.barriers = number
+        worker.pace.begin()
 
     def stop(self, reason: str) -> None:
         """Ends the job for everybody; `should_stop` becomes true everywhere."""

@@ -42,6 +42,7 @@ from ps.worker.arrays import Arrays
 from ps.worker.core import Session
 from ps.worker.leases import Leases
 from ps.worker.missing import Missing
+from ps.worker.pace import Pace
 from ps.worker.port import Port
 from ps.worker.pulling import PullFuture
 from ps.worker.pushing import Pushed, Pushing
@@ -122,7 +123,7 @@ class Worker:
         keeps = cadence.lazy or cadence.local_lr is not None
         self.arrays = Arrays(self.keyspace, cadence, keeps, codecs, ((self.config.seed or 0) << 20) + self.rank)
         self.schemes = Schemes(self.keyspace, self.session, self.arrays.encoder, self.config)
-        self.pushing = Pushing(self)
+        self.pushing, self.pace = Pushing(self), Pace(self)
         self.perform(self.session.join(self.port.now()))
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
@@ -132,6 +133,11 @@ class Worker:
         rule = self.config.rule()
         plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
         return self.config.model().cadence.lazy and plain and self.config.codecs() == Codecs()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds, from any begin, without what was waited for others: for the difference of two."""
+        return self.port.now() - self.waited_s
 
     def adopt(self, optimizer: str) -> None:
         """The servers use the script's own optimizer from now on."""
