@@ -60,11 +60,11 @@ def read_file(path: str, kind: type[BaseModel]) -> tuple[dict[str, Any], dict[st
     Whether plug-ins and files that it names exist is for those to find out who use them.
     Raises: ConfigError with the line.
     """
-    source = _read(path)
+    source = read_text(path)
     try:
         options = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_no_toml(path, source, str(error))) from None
+        raise ConfigError(no_toml(path, source, str(error))) from None
     lines = key_lines(source)
     places = {name: f"{path}:{lines[name]}" for name in options}
     for name, value in options.items():
@@ -114,7 +114,8 @@ def _has_table(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_table, value)))
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """Raises: ConfigError unless it is a file of UTF-8."""
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -127,8 +128,8 @@ def _read(path: str) -> str:
         raise ConfigError(f"{place}: expected TOML in UTF-8, got the byte {raw[error.start]:#04x}") from None
 
 
-def _no_toml(path: str, source: str, words: str) -> str:
-    """With the position that the parser names."""
+def no_toml(path: str, source: str, words: str) -> str:
+    """What is wrong with a file that is no TOML, with the position that the parser names."""
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", words, re.DOTALL)
     if found is not None:
         return f"{path}:{found[2]}:{found[3]}: expected TOML, got none: {found[1]}"

@@ -1,0 +1,209 @@
+"""An experiment becomes cells: each one run, with nothing left open."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ps.colocated import counted, is_colocated
+from ps.config import SPELLED, RunConfig
+from ps.errors import ConfigError
+from ps.experiments.files import Arm, Experiment, Fault, Launch, Links, Setting, World
+from ps.launch.options import rules_of
+
+Phase = Literal["tune", "final"]
+Settings = dict[str, Setting]
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_LINKS = ("rate_mbit", "delay_ms")  # settings that change the links
+_OWN = "seed"  # {seed} needs no setting
+
+
+class Cell(BaseModel):
+    """One run. Two cells with equal `id` are the same run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str  # digest of all that follows
+    arm: str
+    phase: Phase
+    seed: int
+    settings: Settings  # what tells it from others: of grid, compare and tune
+    world: World
+    launch: Launch
+    script: str  # an absolute path
+    args: list[str]
+    options: dict[str, Any]  # of `psctl run`
+    stop_after: str | None
+    stop_when: str | None
+    patience: str | None
+    links: Links
+    faults: list[Fault]
+    timeout_s: float
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config, but for a number of servers that is a word."""
+        return RunConfig.check(counted(self.options))
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """Which host each worker and server is on: worker:0 -> h1."""
+        config = self.config
+        found = {f"worker:{rank}": f"h{rank + 1}" for rank in range(config.workers)}
+        first = 0 if is_colocated(self.options) else config.workers
+        return found | {f"server:{shard}": f"h{first + shard + 1}" for shard in range(config.servers)}
+
+
+def arms(experiment: Experiment) -> dict[str, tuple[Arm, Settings]]:
+    """By name: what is compared. Grids multiply what `compare` lists."""
+    found: dict[str, tuple[Arm, Settings]] = {}
+    varied = {name for name, values in experiment.grid.items() if len(values) > 1}
+    for arm in experiment.compare or [Arm.model_validate({"name": ""})]:
+        for settings in product(experiment.grid):
+            said = [arm.name, *(spelled(name, value) for name, value in settings.items() if name in varied)]
+            found[", ".join(filter(None, said)) or experiment.name] = (arm, arm.settings | settings)
+    return found
+
+
+def tuning_cells(experiment: Experiment, folder: Path) -> list[Cell]:
+    """What has to run before each arm knows its settings; none without [tune]."""
+    if experiment.tune is None:
+        return []
+    return [
+        make_cell(experiment, folder, name, settings, "tune", seed)
+        for name in arms(experiment)
+        for settings in product(experiment.tune.grid)
+        for seed in experiment.tune.seeds
+    ]
+
+
+def final_cells(experiment: Experiment, folder: Path, chosen: Mapping[str, Settings]) -> list[Cell]:
+    """What is reported. chosen: by arm, the settings that tuning has found, {} without [tune]."""
+    return [
+        make_cell(experiment, folder, name, chosen.get(name, {}), "final", seed)
+        for name in arms(experiment)
+        for seed in experiment.seeds
+    ]
+
+
+def check_cells(experiment: Experiment, folder: Path) -> int:
+    """Makes every cell that may run once, and counts those that will. Raises: ConfigError naming the arm and field."""
+    tuning = tuning_cells(experiment, folder)
+    first = next(product(experiment.tune.grid)) if experiment.tune is not None else {}
+    final = final_cells(experiment, folder, dict.fromkeys(arms(experiment), first))
+    return len(tuning) + len(final)
+
+
+def product(grid: Mapping[str, list[Setting]]) -> Iterator[Settings]:
+    """Every choice of one value each; one empty choice of nothing."""
+    return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+
+
+def spelled(name: str, value: Setting) -> str:
+    """Of a setting, in the name of an arm: a text speaks for itself, a number does not."""
+    return (
+        value if isinstance(value, str) else f"{name}={value:g}" if not isinstance(value, bool) else f"{name}={value}"
+    )
+
+
+def make_cell(experiment: Experiment, folder: Path, name: str, tuned: Settings, phase: Phase, seed: int) -> Cell:
+    """One run of the arm of this name. Raises: ConfigError naming the arm and what is impossible in it."""
+    arm, own = arms(experiment)[name]
+    try:
+        return _cell(experiment, folder, name, arm, own | tuned, phase, seed)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _cell(
+    experiment: Experiment, folder: Path, name: str, arm: Arm, settings: Settings, phase: Phase, seed: int
+) -> Cell:
+    fill = _Filler({**settings, _OWN: seed})
+    options = fill.all({**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}, "run")
+    args = experiment.args if arm.args is None else arm.args
+    script = arm.script or experiment.script
+    links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
+    made = {
+        "arm": name,
+        "phase": phase,
+        "seed": seed,
+        "settings": settings,
+        "world": experiment.world,
+        "launch": arm.launch,
+        "script": str(_existing(folder / script)),
+        "args": [fill.text(part, "args") for part in args],
+        "options": {**options, "seed": seed},
+        "stop_after": fill.text(experiment.stop_after, "stop_after"),
+        "stop_when": fill.text(experiment.stop_when, "stop_when"),
+        "patience": fill.text(experiment.patience, "patience"),
+        "links": Links.model_validate(links.model_dump()).model_dump(),
+        "faults": [fault.model_dump() for fault in experiment.faults],
+        "timeout_s": experiment.timeout_s,
+    }
+    unused = set(settings) - fill.used - set(SPELLED) - set(_LINKS)
+    if unused:
+        raise ConfigError(
+            f"{min(unused)}: expected a run option, rate_mbit, delay_ms, or a name that args or an option hold as "
+            f"{{{min(unused)}}}, got a setting that changes nothing"
+        )
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+    cell = Cell(id=digest, **made)
+    _check(cell)
+    return cell
+
+
+class _Filler:
+    """Puts settings where {name} stands."""
+
+    def __init__(self, settings: Mapping[str, Setting]) -> None:
+        self._settings = settings
+        self.used: set[str] = set()
+
+    def text(self, text: Any, where: str) -> Any:
+        """Anything that is no text stays as it is. Raises: ConfigError naming a setting that there is none of."""
+        if not isinstance(text, str):
+            return text
+
+        def value(found: re.Match[str]) -> str:
+            if found[1] not in self._settings:
+                known = ", ".join(sorted(self._settings))
+                raise ConfigError(f"{where}: expected one of the settings {known} in braces, got {found[0]}")
+            self.used.add(found[1])
+            return str(self._settings[found[1]])
+
+        return _PLACEHOLDER.sub(value, text)
+
+    def all(self, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Of a table."""
+        return {name: self.text(value, f"{where}.{name}") for name, value in options.items()}
+
+
+def _existing(script: Path) -> Path:
+    if not script.is_file():
+        raise ConfigError(f"script: expected a Python file, got {str(script)!r}, which is none")
+    return script.resolve()
+
+
+def _check(cell: Cell) -> None:
+    config = cell.config
+    rules_of(cell.stop_after, cell.stop_when, cell.patience)
+    for fault in cell.faults:
+        peer = fault.kill or fault.cut or ""
+        if peer not in cell.hosts:
+            raise ConfigError(f"faults: expected one of {', '.join(cell.hosts)}, got {peer!r}")
+    for host in cell.links.hosts:
+        if host not in cell.hosts.values():
+            last = f"h{len(set(cell.hosts.values()))}"
+            raise ConfigError(f"links.hosts: expected h1 to {last}, got {host!r}")
+    if cell.world == "virtual" and config.stragglers is not None and config.compute_s is None:
+        raise ConfigError("stragglers: expected compute_s beside them in virtual time, where computing takes none")
+    if cell.world == "virtual" and cell.launch == "ranks":
+        raise ConfigError("launch: expected world = processes or netlab for ranks, got virtual")

@@ -1,0 +1,173 @@
+"""Experiment files: what is run, what is varied, what is measured. TOML, checked before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ps.config import SPELLED
+from ps.errors import ConfigError
+from ps.launch.files import no_toml, read_text
+from ps.plugins import describe
+
+World = Literal["virtual", "processes", "netlab"]
+Launch = Literal["ps", "ranks"]
+Setting = str | int | float | bool
+Best = Literal["max", "min"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Values = Annotated[list[Setting], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A table of the file. A key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Link(Section):
+    """The network card of a host: the same both ways."""
+
+    rate_mbit: Positive | None = None  # 10^6 bits per second; None: as fast as it goes
+    delay_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # one way, between two hosts
+
+
+class Links(Link):
+    """One host per worker (h1, h2, ...), then one per server; `hosts` are those that are not like the others.
+
+    With `servers = "colocated"` server i is on the host of worker i.
+    """
+
+    hosts: dict[Annotated[str, Field(pattern=r"^h[1-9]\d*$")], Link] = {}
+
+    def of(self, host: str) -> Link:
+        """The link of a host, such as h3."""
+        return self.hosts.get(host, self)
+
+
+class Fault(Section):
+    """What happens to a worker once every worker has finished `clock` clocks: it is killed, or cut off for a while."""
+
+    clock: Annotated[int, Field(ge=0)]
+    kill: Annotated[str, Field(pattern=r"^(worker|server):\d+$")] | None = None
+    cut: Annotated[str, Field(pattern=r"^(worker|server):\d+$")] | None = None
+    seconds: Positive | None = None  # of a cut
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Fault:
+        if (self.kill is None) == (self.cut is None):
+            raise ValueError("faults: expected kill = PEER or cut = PEER, got both or none")
+        if (self.cut is None) != (self.seconds is None):
+            raise ValueError("faults: expected seconds with cut, and only there")
+        return self
+
+
+class Tune(Section):
+    """Settings that each arm chooses for itself, all from one grid: by the best value of a *validation* metric."""
+
+    metric: str
+    best: Best
+    seeds: Seeds = [0]
+    grid: Annotated[dict[str, Values], Field(min_length=1)]
+
+
+class Report(Section):
+    """What the experiment is about: a logged metric, and the value that counts as reached."""
+
+    metric: str
+    best: Best
+    target: float | None = None
+
+
+class Arm(BaseModel):
+    """One way to train, under a name. What is none of these fields is a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Setting]
+
+    name: str
+    script: str | None = None
+    args: list[str] | None = None
+    launch: Launch = "ps"  # ranks: `workers` processes with the variables of torch.distributed, and no cluster of ours
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """By name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Experiment(Section):
+    """A whole file. Paths are taken from the file's folder."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    script: str
+    args: list[str] = []  # {name} is the setting of that name
+    world: World = "virtual"
+    seeds: Seeds = [0]
+    timeout_s: Positive = 3600.0  # of this machine's clock, for one cell
+    run: dict[str, Any] = {}  # options of `psctl run`, spelled as there; {name} is a setting
+    stop_after: str | None = None
+    stop_when: str | None = None
+    patience: str | None = None
+    links: Links = Links()
+    faults: list[Fault] = []
+    grid: dict[str, Values] = {}
+    compare: list[Arm] = []
+    tune: Tune | None = None
+    report: Report
+
+    @model_validator(mode="after")
+    def _settings_are_told_apart(self) -> Experiment:
+        for name in self.run:
+            if name == "seed" or name not in (*SPELLED, "parameters"):
+                near = get_close_matches(name, SPELLED, 1)
+                meant = f"{near[0]}, or another" if near else "one"
+                hint = "it is each of `seeds`" if name == "seed" else f"expected {meant} of {', '.join(SPELLED)}"
+                raise ValueError(f"run.{name}: {hint}, got an unknown option")
+        tuned = self.tune.grid if self.tune is not None else {}
+        for name in tuned:
+            if name in self.grid:
+                raise ValueError(f"tune.grid.{name}: expected a setting that grid does not vary, got one of both")
+        names = [arm.name for arm in self.compare]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"compare: expected arms of different names, got {name!r} twice")
+        for arm in self.compare:
+            for name in arm.settings:
+                if name in self.grid or name in tuned:
+                    raise ValueError(f"compare: {arm.name}: {name}: expected a setting that no grid varies, got one")
+        return self
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a file. Raises: ConfigError naming file and field, or the line where it is no TOML."""
+    source = read_text(str(path))
+    try:
+        return Experiment.model_validate(tomllib.loads(source))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(no_toml(str(path), source, str(error))) from None
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_with_known_fields(describe(error), error)}") from None
+
+
+def _with_known_fields(words: str, error: ValidationError) -> str:
+    """pydantic names an unknown key, and not what would be one."""
+    extra = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+    if not extra:
+        return words
+    loc = extra[0]
+    tables: dict[str, type[Section]] = {"links": Links, "faults": Fault, "tune": Tune, "report": Report}
+    table = tables.get(str(loc[0]), Experiment) if len(loc) > 1 else Experiment
+    field, known = ".".join(map(str, loc)), sorted(table.model_fields)
+    near = get_close_matches(str(loc[-1]), known, 1)
+    return f"{field}: expected {f'{near[0]}, or another' if near else 'one'} of {', '.join(known)}, got an unknown key"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of experiment files, for editors."""
+    return Experiment.model_json_schema()

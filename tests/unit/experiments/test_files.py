@@ -1,0 +1,160 @@
+"""Experiment files and the cells that they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ps.errors import ConfigError
+from ps.experiments.cells import Cell, Settings, arms, check_cells, final_cells, tuning_cells
+from ps.experiments.files import read_experiment, schema
+
+HEAD = """
+name = "e"
+script = "train.py"
+args = ["--width", "{width}"]
+seeds = [1, 2, 3]
+"""
+RUN = """
+[run]
+workers = 2
+compute_s = 0.1
+optimizer = "sgd:lr={lr}"
+"""
+GRID = """
+[grid]
+consistency = ["bsp", "async"]
+width = [8, 16]
+lr = [0.5]
+"""
+REPORT = """
+[report]
+metric = "accuracy"
+best = "max"
+"""
+TUNE = """
+[tune]
+metric = "val"
+best = "max"
+seeds = [7]
+grid = {rate = [1, 2, 3]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "train.py").write_text("")
+    path = folder / "e.toml"
+    path.write_text(text)
+    return path
+
+
+def cells(folder: Path, text: str) -> list[Cell]:
+    experiment = read_experiment(write(folder, text))
+    check_cells(experiment, folder)
+    return final_cells(experiment, folder, {})
+
+
+def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
+    found = cells(tmp_path, HEAD + RUN + GRID + REPORT)
+    assert [(cell.arm, cell.seed) for cell in found] == [
+        (f"{model}, width={width}", seed) for model in ("bsp", "async") for width in (8, 16) for seed in (1, 2, 3)
+    ]
+    last = found[-1]
+    assert last.args == ["--width", "16"]
+    assert last.options == {
+        "workers": 2,
+        "compute_s": 0.1,
+        "optimizer": "sgd:lr=0.5",
+        "consistency": "async",
+        "seed": 3,
+    }
+    assert last.script == str(tmp_path / "train.py")
+    assert len({cell.id for cell in found}) == 12
+    assert [cell.id for cell in found] == [cell.id for cell in cells(tmp_path, HEAD + RUN + GRID + REPORT)]
+
+
+def test_compared_arms_are_multiplied_by_the_grid_and_bring_their_own(tmp_path: Path) -> None:
+    text = HEAD + RUN + '[grid]\nwidth = [8]\n[[compare]]\nname = "slow"\nlr = 0.1\n[[compare]]\nname = "ada"\n'
+    text += 'optimizer = "adagrad:lr={lr}"\nlr = 0.3\nargs = []\nwidth2 = 1\n' + REPORT
+    with pytest.raises(ConfigError, match=r"^ada, .*width"):
+        cells(tmp_path, text.replace("[8]", "[8, 9]"))
+    text = text.replace("args = []\nwidth2 = 1\n", "")
+    assert [(cell.arm, cell.options["optimizer"]) for cell in cells(tmp_path, text) if cell.seed == 1] == [
+        ("slow", "sgd:lr=0.1"),
+        ("ada", "adagrad:lr=0.3"),
+    ]
+
+
+def test_tuning_gives_every_arm_the_same_grid_and_seeds(tmp_path: Path) -> None:
+    text = (
+        HEAD.replace("width}", "rate}") + RUN + '[grid]\nlr = [0.1]\nconsistency = ["bsp", "async"]\n' + REPORT + TUNE
+    )
+    experiment = read_experiment(write(tmp_path, text))
+    tuning = tuning_cells(experiment, tmp_path)
+    assert [(cell.arm, cell.settings["rate"], cell.seed) for cell in tuning] == [
+        (arm, rate, 7) for arm in arms(experiment) for rate in (1, 2, 3)
+    ]
+    assert check_cells(experiment, tmp_path) == 6 + 6
+    chosen: dict[str, Settings] = {"bsp": {"rate": 3}, "async": {"rate": 1}}
+    final = final_cells(experiment, tmp_path, chosen)
+    assert [(cell.arm, cell.args[1], cell.seed) for cell in final] == [
+        (arm, rate, seed) for arm, rate in (("bsp", "3"), ("async", "1")) for seed in (1, 2, 3)
+    ]
+
+
+def test_hosts_are_one_per_worker_then_one_per_server(tmp_path: Path) -> None:
+    text = HEAD + RUN + GRID + REPORT
+    apart = cells(tmp_path, text.replace("workers = 2", "workers = 2\nservers = 2"))[0]
+    assert apart.hosts == {"worker:0": "h1", "worker:1": "h2", "server:0": "h3", "server:1": "h4"}
+    beside = cells(tmp_path, text.replace("workers = 2", 'workers = 2\nservers = "colocated"'))[0]
+    assert beside.hosts == {"worker:0": "h1", "worker:1": "h2", "server:0": "h1", "server:1": "h2"}
+
+
+def test_a_cell_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    text = (
+        HEAD
+        + RUN
+        + GRID
+        + '[links]\nrate_mbit = 100\nhosts.h2 = {delay_ms = 3}\n[[faults]]\nclock = 3\nkill = "worker:1"\n'
+    )
+    cell = cells(tmp_path, text + REPORT)[0]
+    assert Cell.model_validate_json(cell.model_dump_json()) == cell
+    assert cell.links.of("h2").delay_ms == 3
+    assert cell.links.of("h1").rate_mbit == 100
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds", "sedes", "sedes: expected seeds, or another of args, compare, "),
+        ("workers = 2", "worker = 2", "run.worker: expected workers, or another of "),
+        ("workers = 2", "workers = 0", "bsp, width=8: workers: "),
+        ("workers = 2", "seed = 2", "run.seed: it is each of `seeds`"),
+        ("{width}", "{widht}", r"bsp, width=8: args: expected one of the settings .*width.*, got \{widht\}"),
+        ("width = [8, 16]", "width = [8, 16]\nhight = [1]", "bsp, width=8: hight: expected .* changes nothing"),
+        ('"bsp", "async"', '"bsp", "spp"', "spp, width=8: consistency: expected one of async, "),
+        ("[8, 16]", "[]", "grid.width: "),
+        ("train.py", "trian.py", "bsp, width=8: script: expected a Python file"),
+        ("compute_s = 0.1", 'stragglers = "exponential"', "stragglers: expected compute_s beside them in virtual time"),
+        ("[run]", '[[faults]]\nclock = 1\nkill = "worker:5"\n[run]', "faults: expected one of worker:0, "),
+        ("[run]", "[links]\nhosts.h9 = {rate_mbit = 1}\n[run]", "links.hosts: expected h1 to h3, got 'h9'"),
+        ("[run]", "[links]\nrate = 1\n[run]", "links.rate: expected rate_mbit, or another of "),
+        ("[run]", '[[faults]]\nclock = 1\ncut = "worker:0"\n[run]', "expected seconds with cut"),
+        ("[run]", 'stop_when = "accuracy"\n[run]', "--stop-when: expected NAME>=NUMBER"),
+        ("[run]", '[[compare]]\nname = "x"\nlr = 1.0\n[run]', "x: lr: expected a setting that no grid varies"),
+        ('name = "e"', 'name = "e', ":2:"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_runs(tmp_path: Path, old: str, new: str, words: str) -> None:
+    text = HEAD + RUN + GRID + REPORT
+    assert old in text
+    with pytest.raises(ConfigError, match=words):
+        cells(tmp_path, text.replace(old, new, 1))
+
+
+def test_the_schema_names_every_table() -> None:
+    text = json.dumps(schema())
+    for name in ("stop_when", "grid", "compare", "tune", "links", "rate_mbit", "faults", "target"):
+        assert f'"{name}"' in text
