@@ -51,10 +51,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis) -> pyarrow.Table:
+def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis, began: float) -> pyarrow.Table:
     """The table of a cell: rows that a script has logged, those of our own figures as columns beside them.
 
-    The figures come every few seconds; between two of them they are taken to grow evenly.
+    began: when the first clock was finished: seconds count from there, not from the start of processes. The figures
+    come every few seconds; between two of them they are taken to grow evenly.
     """
     import pyarrow as pa
 
@@ -70,7 +71,7 @@ def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis) -> pyarrow.Table:
         "settings": json.dumps(cell.settings, sort_keys=True),
     }
     columns: dict[str, Any] = {name: pa.array([value] * len(logged)) for name, value in same.items()}
-    columns["seconds"] = pa.array(seconds)
+    columns["seconds"] = pa.array(np.maximum(seconds - began, 0.0))
     columns |= {name: pa.array([row[name] for row in logged], pa.int64()) for name in ("rank", "clock")}
     columns |= {name: pa.array(_at(seconds, rows, figure)) for name, figure in _SUMS.items()}
     columns["metric"] = pa.array([row["name"] for row in logged], pa.string())

@@ -54,7 +54,7 @@ def run(cell: Cell, folder: Path, place: Callable[[str], Place]) -> dict[str, An
         "exit_code": 0 if failed is None else failed.shell_code,
         "reason": "all ranks are done" if failed is None else f"{failed.name}: {failed.words}",
         "seconds": time.monotonic() - began,
-        "clocks": _clocks(log, size),
+        **_progress(log, size),
         "restarts": {},
         "checksum": None,
         "peers": {},
@@ -62,14 +62,11 @@ def run(cell: Cell, folder: Path, place: Callable[[str], Place]) -> dict[str, An
     }
 
 
-def _clocks(log: Path, size: int) -> list[int]:
-    """The last clock that each rank has told."""
-    clocks = [0] * size
-    for line in log.read_text().splitlines():
-        row = json.loads(line)
-        if row["rank"] is not None:
-            clocks[row["rank"]] = max(clocks[row["rank"]], row["clock"])
-    return clocks
+def _progress(log: Path, size: int) -> dict[str, Any]:
+    """The last clock that each rank has told, and the first time that any has."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    clocks = [max((row["clock"] for row in rows if row["rank"] == rank), default=0) for rank in range(size)]
+    return {"clocks": clocks, "began": min((row["time"] for row in rows), default=None)}
 
 
 def _free_port() -> int:

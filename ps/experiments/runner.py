@@ -45,7 +45,7 @@ def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
     rows = read_log(folder / "run.jsonl")
     environment = json.loads((folder.parent.parent / "environment.json").read_text())
     written = folder / "points.parquet.part"
-    write_points(points(cell, rows, axis_of(cell, outcome["links"])), environment, written)
+    write_points(points(cell, rows, axis_of(cell, outcome["links"]), outcome["began"] or 0.0), environment, written)
     written.rename(folder / "points.parquet")
     written = folder / "outcome.json.part"
     written.write_text(json.dumps(outcome))
@@ -86,7 +86,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
     ended = json.loads((folder / "run.jsonl").read_text().splitlines()[-1])
     if ended.get("event") != "end":
         raise ConfigError(f"{folder / 'run.jsonl'}: expected the run's end in its last line, got none")
-    kept = {name: ended[name] for name in ("reason", "seconds", "clocks", "restarts", "processes")}
+    kept = {name: ended[name] for name in ("reason", "seconds", "began", "clocks", "restarts", "processes")}
     return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"], "links": links}
 
 

@@ -76,6 +76,7 @@ class VirtualRun:
             "exit_code": int(failed),
             "reason": reason,
             "seconds": self.simulator.now,
+            "began": self.simulator.controller.core.began_at,
             "clocks": [worker["clock"] for worker in self.watch.workers],
             "restarts": self.restarts,
             "checksum": checksum(self.simulator.contents()),
@@ -105,7 +106,7 @@ class VirtualRun:
         """As `ControlServer.status`, as far as a watch needs it."""
         core = self.simulator.controller.core
         failed = core.stopped is not None and core.stopped.failed
-        return {**status(core, self.simulator.servers), "failed": failed, "metrics": Measured(self.measured)}
+        return {**status(core, self.simulator.servers), "failed": failed, "began_at": core.began_at, "metrics": Measured(self.measured)}
 
     def take_logs(self) -> list[Logged]:
         """All that came since the last call."""

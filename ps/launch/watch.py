@@ -82,7 +82,9 @@ class Watch:
     def end(self, **outcome: Any) -> None:
         """After the last look: figures as they ended, and how the run did."""
         self.journal.logged(self.figures.reports(self.status, self.seconds, now=True))
-        self.journal.end(seconds=round(self.seconds, 3), clocks=[worker["clock"] for worker in self.workers], **outcome)
+        began_at, clocks = self.status["began_at"], [worker["clock"] for worker in self.workers]
+        began = None if began_at is None else round(began_at - self.began, 3)
+        self.journal.end(seconds=round(self.seconds, 3), began=began, clocks=clocks, **outcome)
 
     def _tell_bill(self) -> None:
         """Whenever parameters were registered, but for those that nobody would count."""
