@@ -103,7 +103,8 @@ class Run:
             env = server_environment(self.env, shard, self.options.script)
             # Else a free port of its own choice; beside the workers that are all here, no port at all.
             place = ["--listen", endpoint(self.control.job, shard)] if self.options.is_colocated else []
-            self.supervisor.start(f"server {shard}", [*self.server, *place], env)
+            record = ["--record", self.options.record] if self.options.record is not None else []
+            self.supervisor.start(f"server {shard}", [*self.server, *place, *record], env)
         for rank in range(self.config.workers):
             self.start_worker(rank)
         if self.options.evaluator is not None:
@@ -202,8 +203,10 @@ class Run:
             if not self.pump(lambda: "evaluator" not in self.supervisor.running):
                 return
         self.control.release()
-        # The controller tells the servers that all is over; who does not hear it is told by a signal.
-        self.pump(lambda: not self.supervisor.running, self.options.grace_s)
+        # The controller tells the servers that all is over; who does not hear it is told by a signal. Those that record
+        # have more to write.
+        patience_s = self.options.grace_s if self.options.record is None else self.config.timeout_s
+        self.pump(lambda: not self.supervisor.running, patience_s)
 
     def end_all(self) -> None:
         """SIGTERM to everybody, SIGKILL after the grace time or at a second Ctrl-C."""
@@ -272,6 +275,7 @@ def run_cluster(
         key = options.read_key()
         config, rules = options.check()
         sinks = options.make_sinks()
+        options.make_record()
     except ConfigError as error:
         print(f"psctl run: {error}".replace("\n", " "), file=sys.stderr)
         return 2
