@@ -48,7 +48,7 @@ class Changes:
         return any(change is not None for change in (self.optimizer, self.lr, self.schedule))
 
     def applied_to(self, config: RunConfig) -> RunConfig:
-        """Raises: ConfigError for what does not exist, or does not go with the rest of the run."""
+        """Raises: ConfigError naming the flag, for what does not exist, or does not go with the rest of the run."""
         options = config.model_dump()
         for name in ("optimizer", "schedule"):
             options[name] = getattr(self, name) or options[name]
@@ -61,7 +61,10 @@ class Changes:
             options |= {"compression": self.compression, "push_compression": None, "pull_compression": None}
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise ConfigError(f"--lr: expected a number > 0, got {self.lr}")
-        return RunConfig.check(options)
+        try:
+            return RunConfig.check(options)
+        except ConfigError as error:  # the run was one, so it is one of these
+            raise ConfigError(f"--{error}") from None
 
     def applied_to_rule(self, rule: Optimizer) -> Optimizer:
         """The optimizer at the rate that was asked for, however deep in its wrappers."""

@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 from ps.compression.choice import Frame
 from ps.errors import ConfigError
-from ps.record.entries import PREFIX_BYTES, End, Entry, Header, file_of, packed, prefix_of
+from ps.record.entries import End, Entry, Header, file_of, packed, prefix_of
 
 log = logging.getLogger("ps")
 
 QUEUE_BYTES = 256 << 20
+BATCH_BYTES = 1 << 20  # are written at once; fewer after FLUSH_S
+FLUSH_S = 0.1
+ENTRY_BYTES = 1 << 10  # that Python takes for an entry, beside what is written
 WAIT_S = 10.0  # without room for one more entry; at the end also for all that is left
 
 
@@ -31,7 +34,7 @@ class _Block(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return PREFIX_BYTES + len(self.header) + sum(buffer.nbytes for buffer in self.buffers)
+        return ENTRY_BYTES + len(self.header) + sum(buffer.nbytes for buffer in self.buffers)
 
 
 class Recorder:
@@ -73,7 +76,8 @@ class Recorder:
                 self._break(f"the disk is behind by {self._queued_bytes >> 20} MiB for {WAIT_S:g} s")
             self._queue.append(block)
             self._queued_bytes += block.nbytes
-            self._changed.notify_all()
+            if self._queued_bytes >= BATCH_BYTES:
+                self._changed.notify_all()
 
     def end(self, checksum: int, now: float) -> None:
         """The recording is complete: its server has ended with values and state of this checksum."""
@@ -107,29 +111,37 @@ class Recorder:
     # ---- the thread that writes --------------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
-        while (block := self._next()) is not None:
-            try:
-                if not self._broken:
-                    self._file.writelines((prefix_of(block.header, block.buffers), block.header, *block.buffers))
-                    self._written += 1
-                    if len(self._queue) == 1:
-                        self._file.flush()
-            except OSError as error:
-                with self._changed:
-                    self._break(error.strerror or str(error))
-            self._done.extend(block.done)
+        """Until all is written that was added before `close`. Many small entries are one turn at the lock."""
+        over = False
+        while not over:
             with self._changed:
-                self._queue.popleft()
-                self._queued_bytes -= block.nbytes
-                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._closing or self._queued_bytes >= BATCH_BYTES, FLUSH_S)
+                over = self._closing
+            while self._queue:
+                self._write(self._queue[0])
+            self._disk(self._file.flush)
         try:
             self._file.close()
         except OSError as error:
             with self._changed:
                 self._break(error.strerror or str(error))
 
-    def _next(self) -> _Block | None:
-        """The first in the queue, once there is one; None at the end."""
+    def _write(self, block: _Block) -> None:
+        """The first of the queue, which leaves it."""
+        parts = (prefix_of(block.header, block.buffers), block.header, *block.buffers)
+        self._disk(lambda: self._file.writelines(parts))
+        self._written += not self._broken
+        self._done.extend(block.done)
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._queue) or self._closing)
-            return self._queue[0] if self._queue else None
+            self._queue.popleft()
+            self._queued_bytes -= block.nbytes
+            self._changed.notify_all()
+
+    def _disk(self, use: Callable[[], object]) -> None:
+        """Does it, unless the disk has refused before."""
+        try:
+            if not self._broken:
+                use()
+        except OSError as error:
+            with self._changed:
+                self._break(error.strerror or str(error))
