@@ -53,10 +53,10 @@ class Changes:
         for name in ("optimizer", "schedule"):
             options[name] = getattr(self, name) or options[name]
         if self.compression is not None:
-            if config.compression == AUTO:
+            if AUTO in (config.compression, self.compression):
                 raise ConfigError(
-                    "--compression: expected it left out, as the run has chosen a codec for each parameter (auto), "
-                    f"got {self.compression}"
+                    f"--compression: expected codecs that are named, got {self.compression} in place of "
+                    f"{config.compression}; auto chooses one for each parameter, by a link that is measured"
                 )
             options |= {"compression": self.compression, "push_compression": None, "pull_compression": None}
         if self.lr is not None and not 0 < self.lr < float("inf"):

@@ -128,7 +128,7 @@ class Recorder:
 
     def _write(self, block: _Block) -> None:
         """The first of the queue, which leaves it."""
-        parts = (prefix_of(block.header, block.buffers), block.header, *block.buffers)
+        parts: list[bytes | memoryview] = [prefix_of(block.header, block.buffers), block.header, *block.buffers]
         self._disk(lambda: self._file.writelines(parts))
         self._written += not self._broken
         self._done.extend(block.done)
