@@ -18,10 +18,10 @@ from ps.metrics import series
 from ps.record.entries import End, file_of, packed, prefix_of
 from ps.record.reader import Recording, recordings
 from ps.record.replay import Changes, Outcome, Replay, final_values, total
-from ps.server.ledger import Commit, Finished, LrChanged, Record
+from ps.server.ledger import Commit, Finished, Joined, LrChanged, Record
 from ps.sim.loop import Simulator
 from ps.types import Array
-from tests.sim.helpers import end_scripts
+from tests.sim.helpers import end_scripts, restart
 
 MODELS = ["bsp", "ssp:staleness=1", "async", "quorum:n=2", "local:every=2,local_lr=0.1", "downpour:local_lr=0.1"]
 SHAPES = {"w": (40, 60), "x": (50, 30), "b": (7,), "d": (30, 20)}
@@ -135,8 +135,10 @@ def test_staleness_and_commits_are_those_of_the_run(tape: Path) -> None:
 # ---- other options ---------------------------------------------------------------------------------------------------
 
 
-def simulated(tape: Path, train: Train, **options: Any) -> list[list[Record]]:
-    """Records a simulation; the log of every shard, as the simulator saw it."""
+def simulated(
+    tape: Path, train: Train, plan: Callable[[Simulator], object] = lambda _: None, **options: Any
+) -> list[list[Record]]:
+    """Records a simulation; the log of every shard, as the simulator saw it. plan: called before it starts."""
     config = RunConfig.check({"servers": 1, "workers": 3, "optimizer": MOMENTUM, **options})
     log: list[list[Record]] = [[] for _ in range(config.servers)]
     tape.mkdir()
@@ -144,6 +146,7 @@ def simulated(tape: Path, train: Train, **options: Any) -> list[list[Record]]:
     try:
         for rank in range(config.workers):
             sim.run_worker(rank, train)
+        plan(sim)
         sim.run()
     finally:
         end_scripts(sim)
@@ -223,6 +226,19 @@ def test_other_options_end_as_a_run_with_them_would(
     outcomes, again = replayed(tape, **changes)
     assert again == twin != recorded
     assert not any(one.is_equal for one in outcomes)
+
+
+def test_what_a_dead_worker_s_frames_had_left_out_is_left_out(tape: Path, tmp_path: Path) -> None:
+    """It dies while it computes; the next one computes the same clock again, with nothing left over from before."""
+
+    def plan(sim: Simulator) -> None:
+        restart(sim, 1, train, at=0.07)
+
+    options = dict(on_worker_loss="wait", servers=2)
+    logs = simulated(tape, train, plan, **options)
+    assert any(isinstance(record, Joined) and record.incarnation == 2 for record in logs[0])
+    simulated(tmp_path / "twin", train, plan, **options, compression="onebit")
+    assert replayed(tape, compression="onebit")[1] == replayed(tmp_path / "twin")[1]
 
 
 def test_a_schedule_counts_the_clocks_of_rounds(tape: Path, tmp_path: Path) -> None:

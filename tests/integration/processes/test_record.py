@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_warning_and_the_run_goes_on(stage: Stage, tape: Path
     command = [*limited, "--timeout-s", 20, "--optimizer", "add", "--record", tape, script]
     code, out, err = stage.start("run", command, environment()).wait()
     assert code == 0 and f"sum {8.0 * (1 << 16)}" in out, err
-    assert err.count("File too large; training goes on") == 1 and err.count("the recording") == 1, err
+    assert out.count("File too large; training goes on") == 1 and out.count("the recording") == 1, out
     code, out, err = replay(stage, tape)
     assert code == 0 and "2 commits in" in out and "the rest is missing" in out, out + err
 

@@ -80,22 +80,18 @@ def test_a_disk_that_stands_still_is_waited_for_and_then_left(
     monkeypatch.setattr(writer, "BATCH_BYTES", 1)
     goes_on, stands = threading.Event(), threading.Event()
     recorder = Recorder(tmp_path, HEADER)
-    write = recorder._file.writelines
+    file = recorder._file
 
-    def writelines(parts: Any) -> None:
-        stands.set()
-        assert goes_on.wait(30.0)
-        write(parts)
+    class Slow:
+        flush, close = file.flush, file.close
 
-    monkeypatch.setattr(
-        recorder,
-        "_file",
-        type(
-            "Slow",
-            (),
-            {"writelines": staticmethod(writelines), "flush": recorder._file.flush, "close": recorder._file.close},
-        ),
-    )
+        @staticmethod
+        def writelines(parts: Any) -> None:
+            stands.set()
+            assert goes_on.wait(30.0)
+            file.writelines(parts)
+
+    monkeypatch.setattr(recorder, "_file", Slow)
     recorder.add(commit(1), 0.0, [FRAME])
     assert stands.wait(30.0)
     monkeypatch.setattr(writer, "WAIT_S", 0.01)
