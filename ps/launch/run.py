@@ -317,6 +317,7 @@ def _run(
             f"{n} {what}{'s' * (n > 1)}" for n, what in ((config.servers, "server"), (config.workers, "worker"))
         )
         logs = "" if log_dir is None else f"; logs in {log_dir}"
+        logs += "" if options.record is None else f"; recording in {options.record}"
         view.note(f"{servers}, {workers}, {config.consistency}, {config.optimizer_in_words}{logs}")
     for name in ignored_variables(os.environ):
         view.note(f"{name} is not used; give --{name[3:].lower().replace('_', '-')} to psctl run")

@@ -47,6 +47,7 @@ PREFIX = struct.Struct("<IQI")
 CRC = struct.Struct("<I")
 PREFIX_BYTES = PREFIX.size + CRC.size
 HEADER_LINE_MAX = 16 << 20  # bytes
+ALIGNED = 16  # bytes, as NumPy's own arrays are
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,13 @@ def unpacked(header: bytes, body: UInt8) -> tuple[Entry, float, list[Frame]]:
         raise FrameError(f"expected {claimed} bytes of buffers, got {body.nbytes}")
     frames, at = [], 0
     for codec, data, shared in rows:
-        end = at + data + max(shared, 0)
-        frames.append(Frame(codec, body[at : at + data], body[at + data : end] if shared >= 0 else None))
+        split, end = at + data, at + data + max(shared, 0)
+        frames.append(Frame(codec, _aligned(body, at, split), _aligned(body, split, end) if shared >= 0 else None))
         at = end
     return wire.unpack_fields(cls, fields), seconds, frames
+
+
+def _aligned(body: UInt8, first: int, last: int) -> UInt8:
+    """These bytes, where an array of any dtype may begin."""
+    part = body[first:last]
+    return part.copy() if first % ALIGNED else part

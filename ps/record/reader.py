@@ -44,8 +44,8 @@ class Recording:
                 if at > self.nbytes:
                     return
                 header, body = file.read(header_bytes), np.empty(body_bytes, np.uint8)
-                file.readinto(body)  # type: ignore[arg-type]
-                if zlib.crc32(body, zlib.crc32(header)) != crc:  # type: ignore[arg-type]
+                file.readinto(body.data)
+                if zlib.crc32(body.data, zlib.crc32(header)) != crc:
                     raise self._damaged(number, at, "its bytes are not those that were written")
                 try:
                     entry = unpacked(header, body)

@@ -49,14 +49,16 @@ def test_what_was_added_is_read_again_with_its_seconds_and_frames(tmp_path: Path
     recorder = Recorder(tmp_path, HEADER)
     shared = np.arange(3, dtype=np.float32)
     recorder.add(Left(2, 1, done=True), 5.0)
-    recorder.add(commit(1), 5.5, [Frame(11, np.arange(9, dtype=np.uint8), shared)])
+    recorder.add(commit(1), 5.5, [Frame(11, np.arange(9, dtype=np.uint8), shared), FRAME])
     recorder.end(77, 7.0)
     first, second, last = Recording(file_of(tmp_path, 0)).entries(lambda _: None)
     assert (first, last) == ((Left(2, 1, done=True), 0.0, []), (End(77), 2.0, []))
-    entry, seconds, (frame,) = second
+    entry, seconds, (frame, raw) = second
     assert (entry, seconds, frame.codec) == (commit(1), 0.5, 11) and frame.shared is not None
     np.testing.assert_array_equal(frame.data, np.arange(9, dtype=np.uint8))
-    np.testing.assert_array_equal(frame.shared.view(np.float32), shared)
+    for array, expected in ((frame.shared, shared), (raw.data, FRAME.data)):
+        assert array.view(np.float32).flags.aligned
+        np.testing.assert_array_equal(array.view(np.float32), expected)
 
 
 def test_a_full_disk_is_one_warning_and_frames_are_let_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
