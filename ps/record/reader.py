@@ -51,8 +51,8 @@ class Recording:
                     entry = unpacked(header, body)
                 except FrameError as error:
                     raise self._damaged(number, at, str(error)) from None
-                yield entry
                 progress(at)
+                yield entry
 
     def _damaged(self, number: int, at: int, why: str) -> FrameError:
         return FrameError(f"{self.path}: entry {number}, before byte {at}, is damaged: {why}")

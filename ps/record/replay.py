@@ -79,7 +79,7 @@ class Changes:
 
 @dataclass
 class Outcome:
-    """What came of one recording. checksums are None where the recording does not reach its end."""
+    """What came of one recording. recorded: the server's own checksum, None where the recording ends before it."""
 
     shard: int
     records: int = 0
@@ -208,7 +208,7 @@ class Replay:
             if was is not None and was != self.values.codecs.of_push(item):
                 raise ConfigError(
                     f"--compression: expected {self._codecs_were.push}, as in the recording, got "
-                    f"{self.config.compression}; only gradients recorded under none are whole, to be encoded otherwise"
+                    f"{self.values.codecs.push}; only gradients recorded under none are whole, to be encoded otherwise"
                 )
 
     def _encoded(self, commit: Commit, frames: Iterable[Frame]) -> list[Frame | Packed]:
