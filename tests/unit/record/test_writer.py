@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ from ps.compression.choice import RAW, Frame
 from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.record import writer
-from ps.record.entries import End, Header, file_of
+from ps.record.entries import KINDS, End, Header, Registered, file_of
 from ps.record.reader import Recording
 from ps.record.writer import Recorder
-from ps.server.ledger import Commit, Contribution, Left
+from ps.server.ledger import Commit, Contribution, Left, Record
 
 HEADER = Header(0, "00", RunConfig.check({}))
 FRAME = Frame(RAW, np.arange(4096, dtype=np.float32))
@@ -59,6 +59,10 @@ def test_what_was_added_is_read_again_with_its_seconds_and_frames(tmp_path: Path
     for array, expected in ((frame.shared, shared), (raw.data, FRAME.data)):
         assert array.view(np.float32).flags.aligned
         np.testing.assert_array_equal(array.view(np.float32), expected)
+
+
+def test_every_record_of_a_log_has_a_kind() -> None:
+    assert set(get_args(Record)) == set(KINDS) - {Registered, End}
 
 
 def test_a_full_disk_is_one_warning_and_frames_are_let_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
