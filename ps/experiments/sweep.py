@@ -155,7 +155,7 @@ class Sweep:
         if item.is_late:
             why = f"not ended after {item.cell.timeout_s:g} s (timeout_s)"
         elif not has_ended_well(item.cell, outcome):
-            why = exit.tail[-1] if exit.tail else exit.words
+            why = next((line for line in reversed(exit.tail) if line.strip()), exit.words)
         if why:
             self.failed[item.cell.id] = why
         self.view.ended(item.cell, outcome, why)
