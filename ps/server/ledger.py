@@ -87,11 +87,11 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Slices are new here: their ids, the version they start with, each worker's clock on them."""
+    """Slices are new here: their ids, the versions they start with, each worker's clock on each."""
 
     ids: Int64
-    version: int
-    clock_W: Int64
+    version_E: Int64
+    clock_WE: Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +247,10 @@ class Ledger:
     def _add(self, added: Added) -> None:
         count, workers = len(added.ids), len(self.live_W)
         self.ids_S = np.concatenate((self.ids_S, added.ids))
-        self.version_S = np.concatenate((self.version_S, np.full(count, added.version)))
+        self.version_S = np.concatenate((self.version_S, added.version_E))
         self.number_S = grown(self.number_S, count, 0)
         self.ready_S = grown(self.ready_S, count, 0)
-        self.clock_WS = np.concatenate((self.clock_WS, np.repeat(added.clock_W[:workers, None], count, 1)), axis=1)
+        self.clock_WS = np.concatenate((self.clock_WS, added.clock_WE[:workers]), axis=1)
         self.last_WS = grown(self.last_WS, count, 1)
         self.verdict_WSK = grown(self.verdict_WSK, count, 1)
 
