@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from ps.types import Bool, Int64
 
 
@@ -61,16 +59,12 @@ class Cadence:
         return self.push_every // self.fragments
 
     def shift_E(self, slice_E: Int64) -> Int64:
-        """How many clocks the rounds of these slices (by id) are ahead: at clock c it is round (c + shift) // push_every.
+        """How many clocks the rounds of these slices (by id) are ahead: clock c is in round (c + shift) // push_every.
 
-        So fragment p, slices p, p + fragments, ..., ends its rounds at clocks c with (c - p * stretch) % push_every == 0.
+        So fragment p (slices p, p + fragments, ...) ends rounds at the clocks c with (c - p * stretch) % push_every = 0.
         """
         shift_E: Int64 = -(slice_E % self.fragments) * self.stretch % self.push_every
         return shift_E
-
-    def standing_E(self, slice_E: Int64, round_E: Int64) -> Int64:
-        """The last clock of an exchange at which these slices (by id) are in these rounds: the next one ends them."""
-        return (round_E + 1) * self.push_every - self.shift_E(slice_E) - self.stretch
 
     @property
     def accumulates(self) -> bool:
@@ -91,8 +85,8 @@ class Consistency(ABC):
     def gate(self, clock_E: Int64, min_clock_E: Int64, version_E: Int64, first: bool) -> Bool:
         """May this worker read these slices now?
 
-        clock_E: the worker's clock on each slice, ahead by the slice's shift; min_clock_E: the least clock finished by all live workers;
-        version_E: commits of each slice; first: this worker is the lowest live rank.
+        clock_E: the worker's clock on each slice, plus the shift of its rounds; min_clock_E: the least clock finished
+        by all live workers; version_E: commits of each slice; first: this worker is the lowest live rank.
         """
 
     @abstractmethod

@@ -59,7 +59,8 @@ class Membership:
                 live = [m.clock for w, m in enumerate(self.desk.members) if self.desk.ledger.live_W[w] and w != worker]
                 least = min(live, default=member.clock)
                 own_S = self.desk.engine.standing_S(worker)  # its first tick has to close what is behind on any slice
-                member.clock = int(own_S.min()) if len(own_S) and not self._by_version else int(clock_S.max(initial=least))
+                by_clock = len(own_S) and not self._by_version
+                member.clock = int(own_S.min()) if by_clock else int(clock_S.max(initial=least))
             else:
                 self.desk.record(Joined(worker, join.incarnation, self.desk.ledger.clock_WS[worker].copy()))
                 if not self._by_version:

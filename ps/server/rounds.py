@@ -85,12 +85,12 @@ class Rounds:
 
     def standing_S(self, worker: int) -> Int64:
         """Per slice the last clock at which the worker can stand, by what it has finished."""
-        return self.model.cadence.standing_E(self.ledger.ids_S, self.done_WS[worker])
+        return self._last_S(self.done_WS[worker])
 
     @property
     def committed(self) -> int:
         """No worker comes back to an earlier clock and finds a later version: all had finished more than that."""
-        return int(self.model.cadence.standing_E(self.ledger.ids_S, self.ledger.version_S).min())
+        return int(self._last_S(self.ledger.version_S).min())
 
     def version_E(self, slices: Int64, clock: int) -> Int64:
         """The version of each slice that a worker at this clock computes on."""
@@ -99,7 +99,14 @@ class Rounds:
 
     def _begin_S(self, round_S: Int64) -> Int64:
         """The clock at which this round of each slice begins."""
-        return np.maximum(round_S * self.clocks - self.shift_S, 0)
+        begin_S: Int64 = np.maximum(round_S * self.clocks - self.shift_S, 0)
+        return begin_S
+
+    def _last_S(self, round_S: Int64) -> Int64:
+        """The last clock of an exchange at which each slice is in this round: the next exchange ends it."""
+        stretch = self.clocks // self.model.cadence.fragments
+        last_S: Int64 = (round_S + 1) * self.clocks - self.shift_S - stretch
+        return last_S
 
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push into its round; LATE when the round is over; None while its refusal has to wait its turn."""

@@ -31,8 +31,8 @@ class Ahead:
             self._due = session.clock + session.model.cadence.overlap
 
     def take_in(self, timeout_s: float) -> None:
-        """Waits for the values that are due by this clock, and mixes them into the replica. Raises: DeadlineError."""
-        if self._pull is not None and self._worker.session.clock >= self._due:
+        """Waits for what is due by the end of this clock, and mixes it into the replica. Raises: DeadlineError."""
+        if self._pull is not None and self._worker.session.clock + 1 >= self._due:
             self._pull.result(timeout_s)
             self._pull = None
             for slice_id, values_N in self._arrived.items():

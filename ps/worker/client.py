@@ -387,8 +387,9 @@ class Client:
                 ) from error
 
     def take_steps(self, share: float) -> None:
-        """From now on this worker computes floor(share * H) clocks of a round, at least one, and leaves the rest out; with
-        fragments of the H / F clocks between two exchanges.
+        """From now on this worker computes floor(share * H) clocks of a round, at least one, and leaves the rest out.
+
+        With fragments: of the H / F clocks between two exchanges.
 
         share: its speed over that of the fastest, so that a round takes all equally long: dynamic local updates (Liu
         et al., arXiv 2401.09135). Raises: ConfigError unless workers step, or where it is not in (0, 1].

@@ -503,8 +503,11 @@ class Session:
         """
         cadence, clock = self.model.cadence, max(int(w.clock) for w in self.welcomed.values())
         for w in self.welcomed.values():
-            round_E = (w.clock_E + cadence.shift_E(w.slice_E)) // cadence.push_every
-            clock = int(cadence.standing_E(w.slice_E, round_E).min(initial=clock))
+            shift_E = cadence.shift_E(w.slice_E)
+            end_E = (
+                (w.clock_E + shift_E) // cadence.push_every + 1
+            ) * cadence.push_every - shift_E  # of the open round
+            clock = int(end_E.min(initial=clock + cadence.stretch)) - cadence.stretch
         self.clock = self.told = Clock(clock - clock % cadence.stretch)
         holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
         if all(w.clock >= self.clock for w in holders):

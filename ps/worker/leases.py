@@ -89,8 +89,9 @@ class Leases:
 
     def computed(self, span: Span, clock: int) -> None:
         """The loop has been through these positions in this clock; they are done once the servers have its pushes."""
-        cadence = self._worker.session.model.cadence  # it is in all slices once a round has passed from this exchange on
-        self._closing.append((span, Clock(clock - clock % cadence.stretch + cadence.push_every - 1)))
+        cadence = self._worker.session.model.cadence
+        begin = clock - clock % cadence.stretch  # a round later every slice has been pushed
+        self._closing.append((span, Clock(begin + cadence.push_every - 1)))
         if self._worker.port.now() >= self._report_at:
             self.report()
 

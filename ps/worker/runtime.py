@@ -195,9 +195,7 @@ class Worker:
                 arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
         return PullFuture(self, entry, outputs, timeout_s)
 
-    def ask_for(
-        self, slice_ids: Int64, outputs: dict[str, Array], aside: dict[int, Array] | None = None
-    ) -> PullEntry:
+    def ask_for(self, slice_ids: Int64, outputs: dict[str, Array], aside: dict[int, Array] | None = None) -> PullEntry:
         """Begins a pull of these slices. aside: takes the values by slice, in place of the replica."""
         entry, actions = self.session.pull(slice_ids, self.port.now())
         self._sinks[entry.id] = Sink(entry, outputs, aside)
@@ -220,13 +218,13 @@ class Worker:
         travels = self.session.push_travels
         if travels:
             self.session.skip_to_travelling_clock()
-            self.ahead.take_in(timeout_s)  # the clocks that were passed over count, too
+        self.ahead.take_in(timeout_s)  # before what is sent: clocks that were passed over count, too
+        if travels:
             self.pushing.send_accumulated(timeout_s)
         self.perform(self.session.tick(self.port.now()))
         if travels:
             self.ahead.begin(timeout_s)
         self._outbox.flush()
-        self.ahead.take_in(timeout_s)
 
     def finish(self, timeout_s: float) -> None:
         """Sends what is accumulated in rounds that this worker will not end."""
