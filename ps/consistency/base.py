@@ -61,7 +61,7 @@ class Cadence:
     def shift_E(self, slice_E: Int64) -> Int64:
         """How many clocks the rounds of these slices (by id) are ahead: clock c is in round (c + shift) // push_every.
 
-        So fragment p (slices p, p + fragments, ...) ends rounds at the clocks c with (c - p * stretch) % push_every = 0.
+        So fragment p (slices p, p + fragments, ...) ends rounds at clocks c with (c - p * stretch) % push_every = 0.
         """
         shift_E: Int64 = -(slice_E % self.fragments) * self.stretch % self.push_every
         return shift_E
