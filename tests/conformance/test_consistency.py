@@ -21,6 +21,9 @@ MORE = [
     "downpour:warm_start=3",
     "quorum:n=1",
     "local:every=1,local_lr=1",
+    "local:every=4,local_lr=0.5,fragments=2",
+    "local:every=4,local_lr=0.5,fragments=4,mix=0.5",
+    "local:every=6,local_lr=0.5,fragments=2,overlap=2",
     "easgd:alpha=1,every=1,local_lr=1",
 ]
 HERE = __name__ if "." in __name__ else f"tests.conformance.{__name__}"
