@@ -146,7 +146,7 @@ class Pushing:
 
     def send_accumulated(self, timeout_s: float) -> None:
         """Sends what slices whose round ends have accumulated in it. What has overflowed is dropped whole, like a bad
-        gradient, and a replica of the worker's own goes on from the values."""
+        gradient, and the replica goes on from the values that were pulled."""
         worker, session, arrays = self._worker, self._session, self._arrays
         if not arrays.weights:
             return
@@ -164,7 +164,7 @@ class Pushing:
             log.warning("worker %d: accumulated push at clock %d dropped: overflow", worker.rank, session.clock)
             for slice_id, buffer in fresh.items():
                 buffer.release()
-                if is_elastic:
+                if self._cadence.carries == "delta":
                     np.copyto(arrays.replica[slice_id], arrays.pulled[slice_id])
             return
         worker.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + worker.missing.verdicts())
