@@ -16,6 +16,7 @@ from ps.messages import Stop
 from ps.metrics import Snapshot
 from ps.report import status
 from ps.sim.loop import JOB, Simulator
+from ps.sim.network import Network
 from ps.sim.scripts import Killed, Script
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.worker.client import Client
@@ -29,10 +30,10 @@ CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 class Virtual:
     """Runs the simulator in a thread of its own; what the owner asks is done there, between two events."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, network: Network | None = None) -> None:
         assert config.seed is not None
         self.config = config
-        self.simulator = Simulator(config, seed=config.seed)
+        self.simulator = Simulator(config, seed=config.seed, network=network)
         self.failures: list[BaseException] = []
         self._workers: dict[int, Script] = {}
         self._clients: dict[int, Client] = {}
