@@ -296,6 +296,8 @@ class Shard:
     def _close_ticks(self, worker: int) -> bool:
         """Closes the worker's clocks on slices where all pushes of them have a verdict. True when one closed."""
         member = self.members[worker]
+        if not member.ticks:
+            return False
         closed_one = False
         for tick in member.ticks:
             closed_S = tick.open_S & (self.engine.prefix_S(worker) >= tick.seq_S)
@@ -323,9 +325,9 @@ class Shard:
         In this order: a commit may be done as soon as it starts, and the versions that are answered must be there.
         """
         if not more and self._woken != set():
-            for worker in range(len(self.members)) if self._woken is None else sorted(self._woken):
-                if self.members[worker].pulls:
-                    self.pulls.answer_open(worker)
+            parked = self.pulls.parked
+            for worker in sorted(parked if self._woken is None else self._woken & parked):
+                self.pulls.answer_open(worker)
             self._woken = set()
             self.desk.apply()
         return self.desk.take_actions()

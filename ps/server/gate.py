@@ -61,6 +61,6 @@ class Gate:
 
     def _open_E(self, pull: Pull, index_E: Int64) -> Bool:
         clock_E = self.engine.gate_clock_E(pull.worker, index_E, pull.clock)
-        first = pull.worker == int(np.argmax(self.ledger.live_W))
+        first = pull.worker == self.ledger.first_live
         min_clock_E = self.ledger.min_clock_S()[index_E]
         return self.model.gate(clock_E, min_clock_E, self.ledger.version_S[index_E], first)
