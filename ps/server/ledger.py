@@ -135,6 +135,7 @@ class Ledger:
         self.version_S: Int64 = np.empty(0, np.int64)
         self.number_S: Int64 = np.empty(0, np.int64)
         self.ready_S: Bool = np.empty(0, np.bool_)
+        self.unready = 0  # slices without values
         self.clock_WS: Int64 = np.zeros((workers, 0), np.int64)
         self.last_WS: Int64 = np.zeros((workers, 0), np.int64)  # last push number with a final verdict
         self.verdict_WSK: Int64 = np.zeros((workers, 0, VERDICTS_KEPT), np.int64)
@@ -176,6 +177,7 @@ class Ledger:
                 self._add(record)
             case Initialised(slices):
                 self.ready_S[slices] = True
+                self.unready = len(self.ready_S) - int(self.ready_S.sum())
             case LrChanged():
                 self.rates.append(record)
                 self.rates.sort(key=lambda change: change.at_clock)  # stable: of equal clocks the last said holds
@@ -263,6 +265,7 @@ class Ledger:
         self.version_S = np.concatenate((self.version_S, np.full(count, added.version)))
         self.number_S = grown(self.number_S, count, 0)
         self.ready_S = grown(self.ready_S, count, 0)
+        self.unready += count
         self.clock_WS = np.concatenate((self.clock_WS, np.repeat(added.clock_W[:workers, None], count, 1)), axis=1)
         self.last_WS = grown(self.last_WS, count, 1)
         self.verdict_WSK = grown(self.verdict_WSK, count, 1)
