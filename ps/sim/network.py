@@ -88,6 +88,16 @@ class Network:
         return self.worker_message_s + self.encode_s_per_byte * nbytes
 
 
+class Lane:
+    """What a card knows of one connection."""
+
+    __slots__ = ("last", "queued")
+
+    def __init__(self) -> None:
+        self.last = 0.0  # the tag of its last message
+        self.queued = 0  # messages; 0: it is idle, and takes no part
+
+
 class Card:
     """One direction of a card: its connections share the rate equally, each in order (generalised processor sharing).
 
@@ -98,38 +108,40 @@ class Card:
     def __init__(self, rate: float, timeline: Timeline) -> None:
         self.rate, self._timeline = rate, timeline
         self._served = self._since = 0.0  # bytes; seconds
-        self._queued: dict[object, int] = {}  # messages of busy connections
-        self._last: dict[object, float] = {}  # the last tag of each busy connection
-        self._heap: list[tuple[float, int, object, Then]] = []
+        self._busy = 0  # connections
+        self._heap: list[tuple[float, int, Lane, Then]] = []
         self._order = 0
         self._due = FREE  # when this looks again; never later than the next finish
 
-    def add(self, connection: object, nbytes: float, then: Then) -> None:
+    def add(self, lane: Lane, nbytes: float, then: Then) -> None:
         """Queues a message; `then` is called when it is through."""
         self._advance()
-        tag = self._last.get(connection, self._served) + nbytes
-        self._last[connection] = tag
-        self._queued[connection] = self._queued.get(connection, 0) + 1
+        if lane.queued:
+            lane.last += nbytes
+        else:
+            lane.last = self._served + nbytes
+            self._busy += 1
+        lane.queued += 1
         self._order += 1
-        heapq.heappush(self._heap, (tag, self._order, connection, then))
+        heapq.heappush(self._heap, (lane.last, self._order, lane, then))
         if self._heap[0][1] == self._order:
             self._look()
 
     def _advance(self) -> None:
         now = self._timeline.now
-        if self._queued:
-            self._served += (now - self._since) * self.rate / len(self._queued)
+        if self._busy:
+            self._served += (now - self._since) * self.rate / self._busy
         self._since = now
 
     def _left_s(self) -> float:
         """Seconds until the next finish, if nothing comes."""
-        return (self._heap[0][0] - self._served) * len(self._queued) / self.rate
+        return (self._heap[0][0] - self._served) * self._busy / self.rate
 
     def _look(self) -> None:
         time = self._timeline.now + max(self._left_s(), 0.0)
         if time < self._due:
             self._due = time
-            self._timeline.at(time, lambda: self._finish(time))
+            self._timeline.at(time, partial(self._finish, time))
 
     def _finish(self, due: float) -> None:
         if due != self._due:
@@ -138,11 +150,10 @@ class Card:
         self._advance()
         through: list[Then] = []
         while self._heap and self._left_s() <= EXACT * self._timeline.now:
-            _, _, connection, then = heapq.heappop(self._heap)
+            _, _, lane, then = heapq.heappop(self._heap)
             through.append(then)
-            self._queued[connection] -= 1
-            if not self._queued[connection]:
-                del self._queued[connection], self._last[connection]
+            lane.queued -= 1
+            self._busy -= not lane.queued
         if self._heap:
             self._look()
         else:
@@ -157,38 +168,34 @@ class Wires:
     def __init__(self, network: Network, timeline: Timeline) -> None:
         self.network, self._timeline = network, timeline
         self._cards: dict[tuple[str, str], Card] = {}  # (host, direction)
-        self._paths: dict[tuple[PeerId, PeerId], tuple[list[Card], float]] = {}
+        self._paths: dict[tuple[PeerId, PeerId], tuple[list[tuple[Card, Lane]], float]] = {}
         self.bytes = 0.0  # carried so far
 
     def carry(self, sender: PeerId, to: PeerId, nbytes: int, then: Then) -> None:
-        """Calls `then` when a message of so many bytes has come from one peer to the other."""
+        """Calls `then`, in an event of its own, when a message of so many bytes has come from one peer to the other."""
         path = self._paths.get((sender, to))
         if path is None:
             path = self._paths[sender, to] = self._path(sender, to)
-        cards, delay_s = path
+        lanes, delay_s = path
         size = nbytes + self.network.frame_bytes
         self.bytes += size
-        arrive = then if not delay_s else lambda: self._timeline.at(self._timeline.now + delay_s, then)
-        if not cards:
-            arrive()
-        elif len(cards) == 1:
-            cards[0].add((sender, to), size, arrive)
-        else:
-            self._over_both(cards, (sender, to), size, arrive)
-
-    def _over_both(self, cards: list[Card], connection: object, size: float, arrive: Then) -> None:
-        left = len(cards)
+        left = len(lanes)
+        if not left:
+            self._timeline.at(self._timeline.now + delay_s, then)
 
         def through() -> None:
             nonlocal left
             left -= 1
             if not left:
-                arrive()
+                if delay_s:
+                    self._timeline.at(self._timeline.now + delay_s, then)
+                else:
+                    then()
 
-        for card in cards:
-            card.add(connection, size, through)
+        for card, lane in lanes:
+            card.add(lane, size, through)
 
-    def _path(self, sender: PeerId, to: PeerId) -> tuple[list[Card], float]:
+    def _path(self, sender: PeerId, to: PeerId) -> tuple[list[tuple[Card, Lane]], float]:
         ends = [None if _takes_no_bytes(peer) else self.network.host_of(peer) for peer in (sender, to)]
         near, far = ends
         if near is None or far is None:
@@ -198,7 +205,7 @@ class Wires:
         else:
             wanted = [(near[0], "out", near[1].rate), (far[0], "in", far[1].rate)]
             delay_s = near[1].delay_s + far[1].delay_s
-        return [self._card(host, way, rate) for host, way, rate in wanted if rate != FREE], delay_s
+        return [(self._card(host, way, rate), Lane()) for host, way, rate in wanted if rate != FREE], delay_s
 
     def _card(self, host: str, way: str, rate: float) -> Card:
         return self._cards.setdefault((host, way), Card(rate, self._timeline))

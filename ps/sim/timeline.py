@@ -30,3 +30,12 @@ class Timeline:
         if time > self.now:
             self.now = time
         do()
+
+    def run_out(self) -> None:
+        """All that ever happens."""
+        heap, pop = self._heap, heapq.heappop
+        while heap:
+            time, _, do = pop(heap)
+            if time > self.now:
+                self.now = time
+            do()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ps.errors import ConfigError
-from ps.sim.network import Card, Host, Network, Processor, Wires
+from ps.sim.network import Card, Host, Lane, Network, Processor, Wires
 from ps.sim.timeline import Timeline
 from ps.types import CONTROLLER, PeerId
 
@@ -101,9 +101,9 @@ def test_a_card_shares_as_an_oracle_in_small_steps_does(seed: int) -> None:
         (float(random.uniform(0, 3)), int(random.integers(4)), float(random.uniform(1, 50))) for _ in range(12)
     )
     run = Run()
-    card = Card(100.0, run)
+    card, lanes = Card(100.0, run), [Lane() for _ in range(4)]
     for number, (time, connection, nbytes) in enumerate(jobs):
-        run.at(time, lambda n=number, c=connection, b=nbytes: card.add(c, b, run.note(str(n))))  # type: ignore[misc]
+        run.at(time, lambda n=number, c=connection, b=nbytes: card.add(lanes[c], b, run.note(str(n))))  # type: ignore[misc]
     times = run.end()
     assert [times[str(n)] for n in range(len(jobs))] == pytest.approx(shared(100.0, jobs, 1e-4), abs=2e-3)
 
