@@ -53,6 +53,7 @@ class LocalCluster:
     Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in
     virtual time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
     network: what bytes and work cost in virtual time (`ps.sim.network.Network`); without it a message takes 1 to 2 ms.
+    staleness: of the pushes of one asynchronous worker, in commits, exactly: `constant:4`, `geometric:mean=8`, `trace:FILE`.
 
         with ps.LocalCluster(servers=2, workers=4, consistency="ssp:staleness=3", seed=1) as cluster:
             results = cluster.run(train)
@@ -65,6 +66,7 @@ class LocalCluster:
         *,
         seed: int | None = None,
         network: Network | None = None,
+        staleness: str | None = None,
         **options: Any,
     ) -> None:
         self.config = RunConfig.check(counted({"servers": servers, "workers": workers, "seed": seed, **options}))
@@ -73,15 +75,16 @@ class LocalCluster:
         self._cut_off: list[int] = []  # ranks that ran when the cluster was closed
         self._backend: Backend
         if seed is None:
-            if network is not None:
-                raise ConfigError("network: expected it with a seed, as only virtual time has one; give seed=0, too")
+            for name, given in (("network", network), ("staleness", staleness)):
+                if given is not None:
+                    raise ConfigError(f"{name}: expected it with a seed, as only virtual time has it; give seed=0, too")
             from ps.threads import Threads
 
             self._backend = Threads(self.config)
         else:
             from ps.sim.cluster import Virtual
 
-            self._backend = Virtual(self.config, network)
+            self._backend = Virtual(self.config, network, staleness)
 
     def run(self, train: Train, *, timeout: float | None = None) -> list[Any]:
         """Runs `train(client)` (plain or async) in every worker; the results in rank order, None of killed workers.

@@ -30,10 +30,10 @@ CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 class Virtual:
     """Runs the simulator in a thread of its own; what the owner asks is done there, between two events."""
 
-    def __init__(self, config: RunConfig, network: Network | None = None) -> None:
+    def __init__(self, config: RunConfig, network: Network | None = None, staleness: str | None = None) -> None:
         assert config.seed is not None
         self.config = config
-        self.simulator = Simulator(config, seed=config.seed, network=network)
+        self.simulator = Simulator(config, seed=config.seed, network=network, staleness=staleness)
         self.failures: list[BaseException] = []
         self._workers: dict[int, Script] = {}
         self._clients: dict[int, Client] = {}

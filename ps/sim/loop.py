@@ -18,6 +18,7 @@ from ps.server.runtime import Server
 from ps.sim.links import LinkFaults, Links
 from ps.sim.network import Network, Processor, Wires
 from ps.sim.scripts import Script
+from ps.sim.staleness import Imposed
 from ps.sim.timeline import Timeline
 from ps.transport.base import Message
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
@@ -31,6 +32,7 @@ class Simulator(Timeline):
 
     network: what bytes and work cost; None: nothing. What `faults` do to a message comes behind its time on the wire;
     without `faults` links have a delay of their own only where there is no network.
+    staleness: imposed on the pushes of a single asynchronous worker, see `ps.sim.staleness`.
     apply_s: virtual seconds that one apply takes at most (uniform), instead of what the network says; 0: as it says.
     Followers of every shard are fed from the first event when `followers` is set. `watch(shard, record)` sees the log
     of every shard, in order.
@@ -43,6 +45,7 @@ class Simulator(Timeline):
         *,
         seed: int = 0,
         network: Network | None = None,
+        staleness: str | None = None,
         apply_s: float = 0.0,
         followers: bool = False,
         watch: Callable[[int, Record], None] | None = None,
@@ -55,6 +58,8 @@ class Simulator(Timeline):
         self.links = Links(faults, self.random)
         self.wires = None if network is None else Wires(network, self)
         self.turn = threading.Semaphore(0)
+        self._imposed = None if staleness is None else Imposed(staleness, config, seed)
+        self._watch = watch
         self._under_way = 0  # messages and applies that have not arrived yet
         self._controller_timer = float("inf")
         self.controller = ControllerRuntime(build_controller(config), JOB, self._sender(CONTROLLER))
@@ -68,7 +73,7 @@ class Simulator(Timeline):
                 self._sender(server_peer(shard)),
                 follower=followers,
                 defer=self._deferrer(shard),
-                watch=None if watch is None else partial(watch, shard),
+                watch=None if watch is None and staleness is None else partial(self._see, shard),
             )
         self.scripts: dict[PeerId, Script] = {}
 
@@ -125,6 +130,8 @@ class Simulator(Timeline):
 
     def send(self, sender: PeerId, to: PeerId, message: Message) -> None:
         """Puts a message on its way."""
+        if self._imposed is not None and sender.startswith("server:") and to.startswith("worker:"):
+            message = self._imposed.aged(JOB, message)
         if self.wires is None:
             self._link(sender, to, message)
             return
@@ -172,6 +179,12 @@ class Simulator(Timeline):
 
     def _sender(self, address: PeerId) -> Callable[[PeerId, Message], None]:
         return lambda to, message: self.send(address, to, message)
+
+    def _see(self, shard: int, record: Record) -> None:
+        if self._imposed is not None:
+            self._imposed.see(self.servers[shard], record)
+        if self._watch is not None:
+            self._watch(shard, record)
 
     def _deferrer(self, shard: int) -> Callable[[list[Commit]], None] | None:
         if self.apply_s:

@@ -153,7 +153,6 @@ class _Cluster(Timeline):
         self.outcome.messages += 1
         self.wires.carry(sender, to, self._header_bytes(bodies) + nbytes, take)
 
-
     def _header_bytes(self, bodies: list[Any]) -> int:
         """Bytes of the header: it is encoded once for each shape, which the width of numbers is part of."""
         shape = tuple([(type(body), *[_width(getattr(body, name)) for name in SIZED[type(body)]]) for body in bodies])
