@@ -53,7 +53,7 @@ class LocalCluster:
     Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in
     virtual time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
     network: what bytes and work cost in virtual time (`ps.sim.network.Network`); without it a message takes 1 to 2 ms.
-    staleness: of the pushes of one asynchronous worker, in commits, exactly: `constant:4`, `geometric:mean=8`, `trace:FILE`.
+    staleness: of the pushes of a single asynchronous worker, exactly so many commits: see `ps.sim.staleness`.
 
         with ps.LocalCluster(servers=2, workers=4, consistency="ssp:staleness=3", seed=1) as cluster:
             results = cluster.run(train)

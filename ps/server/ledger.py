@@ -203,7 +203,8 @@ class Ledger:
     def min_clock_S(self) -> Int64:
         """The least clock that all live workers have finished, per slice; with nobody live, the largest finished."""
         if self._least_S is None:
-            self._least_S = self.clock_WS[self.live_W].min(axis=0) if self.live else self.clock_WS.max(axis=0, initial=0)
+            counts_WS = self.clock_WS[self.live_W]
+            self._least_S = counts_WS.min(axis=0) if self.live else self.clock_WS.max(axis=0, initial=0)
             self._least_S.flags.writeable = False  # it is handed out
         return self._least_S
 

@@ -199,10 +199,8 @@ class Simulator(Timeline):
 
     def _apply_in_turn(self, shard: int, commits: list[Commit]) -> None:
         assert self.wires is not None
-        nbytes_S = self.servers[shard].shard.slices.nbytes_S
-        nbytes = sum(int(nbytes_S[commit.slice]) * len(commit.contributions) for commit in commits)
         self._under_way += 1
-        seconds = nbytes * self.wires.network.apply_s_per_byte
+        seconds = self.wires.network.apply_s(self.servers[shard].shard, commits)
         self.processors[shard].do_first(seconds, lambda: self._finish(shard, commits))
 
     def _finish(self, shard: int, commits: list[Commit]) -> None:

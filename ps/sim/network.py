@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 
 from ps.errors import ConfigError
+from ps.server.core import Shard
+from ps.server.ledger import Commit
 from ps.sim.timeline import Timeline
 from ps.types import CONTROLLER, PeerId
 
@@ -86,6 +88,13 @@ class Network:
     def encode_s(self, nbytes: int) -> float:
         """A worker's seconds for one data message with so many bytes in buffers."""
         return self.worker_message_s + self.encode_s_per_byte * nbytes
+
+    def apply_s(self, shard: Shard, commits: list[Commit]) -> float:
+        """A server's seconds for these commits."""
+        if not self.apply_s_per_byte:
+            return 0.0
+        nbytes_S = shard.slices.nbytes_S
+        return self.apply_s_per_byte * sum(int(nbytes_S[one.slice]) * len(one.contributions) for one in commits)
 
 
 class Lane:

@@ -8,7 +8,7 @@ compute, then `push_pull`. What is sent when, under which header, in which parts
 from __future__ import annotations
 
 import gc
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ps import wire
 from ps.config import RunConfig
 from ps.keyspace import Keyspace, Parameter, empty_map, place
-from ps.messages import Ask, Join, Leave, LeaveDone, Place, Pull, Push, Spec, Tick, Ticked, Values, Verdicts
+from ps.messages import Ask, Code, Join, Leave, LeaveDone, Place, Pull, Push, Spec, Tick, Ticked, Values, Verdicts
 from ps.optim.sgd import Sgd
 from ps.server.actions import Action, Answer, Apply, Replicate, Waited
 from ps.server.actions import Send as ServerSend
@@ -34,7 +34,7 @@ from ps.sim.timeline import Timeline
 from ps.types import CONTROLLER, Int64, PeerId, WorkerId, server_peer, worker_peer
 from ps.wire import LEAST_BYTES, PART_BYTES
 from ps.worker.actions import Action as WorkerAction
-from ps.worker.actions import Send
+from ps.worker.actions import Send, Settled
 from ps.worker.core import Session
 from ps.worker.resends import Key, Resends
 
@@ -74,11 +74,12 @@ class Outcome:
     """What a simulated run was like. W: workers; C: clocks.
 
     end_CW: virtual seconds at which each worker had its first values (row 0), and those after each of its clocks.
+    waited_s: seconds that the pulls of a worker were parked, by the worker whose message opened the gate.
     """
 
     end_CW: NDArray[np.float64]
     staleness: Counter[int] = field(default_factory=Counter)  # commits -> pushes of a slice
-    waited_s: Counter[tuple[int, int]] = field(default_factory=Counter)  # (worker, for whom) -> seconds of its pulls
+    waited_s: dict[tuple[int, int], float] = field(default_factory=lambda: defaultdict(float))  # (worker, for whom)
     refused: int = 0  # pushes of a slice that came too late for their round
     bytes: float = 0.0  # on the wire, both ways
     messages: int = 0
@@ -217,13 +218,10 @@ class _Server:
                 self.cluster.outcome.waited_s[action.worker, action.waited_for] += action.seconds
 
     def _apply(self, commits: list[Commit]) -> None:
-        cost = self.cluster.network.apply_s_per_byte
-        if not cost:
+        if (seconds := self.cluster.network.apply_s(self.shard, commits)) > 0:
+            self.processor.do_first(seconds, partial(self._finish, commits))
+        else:
             self._applied(commits)
-            return
-        nbytes_S = self.shard.slices.nbytes_S
-        nbytes = sum(int(nbytes_S[commit.slice]) * len(commit.contributions) for commit in commits)
-        self.processor.do_first(nbytes * cost, partial(self._finish, commits))
 
     def _finish(self, commits: list[Commit]) -> None:
         self._applied(commits)
@@ -392,6 +390,8 @@ class _Worker:
         for action in actions:
             if isinstance(action, Send):
                 self._posted.setdefault(action.to, []).append(action.body)
+            elif isinstance(action, Settled) and action.code == Code.LATE:
+                self.cluster.outcome.refused += 1
 
     def _flush(self) -> Steps:
         if self._posted:

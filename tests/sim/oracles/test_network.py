@@ -14,7 +14,6 @@ SLICE_BYTES = 64 << 10  # small arrays on slow cards: only the ratio counts
 SLICES = 8  # a common multiple of all numbers of servers here
 NBYTES = SLICES * SLICE_BYTES  # 4 n
 CLOCKS = 4
-PATIENT = dict(timeout_s=1e6, resend_s=1e6)
 
 
 def step_s(network: Network, workers: int, servers: int, consistency: str = "bsp", slices: int = SLICES) -> float:
@@ -32,7 +31,9 @@ def step_s(network: Network, workers: int, servers: int, consistency: str = "bsp
             client.push_pull(grads)
             times[client.rank].append(client._worker.port.now())
 
-    with ps.LocalCluster(servers, workers, consistency=consistency, seed=1, network=network, **PATIENT) as cluster:
+    with ps.LocalCluster(
+        servers, workers, consistency=consistency, seed=1, network=network, timeout_s=1e6, resend_s=1e6
+    ) as cluster:
         cluster.run(train)
     return (max(row[-1] for row in times.values()) - max(row[0] for row in times.values())) / CLOCKS
 
