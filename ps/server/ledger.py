@@ -158,7 +158,7 @@ class Ledger:
             case Finished(worker, slices, clock):
                 before_E = self.clock_WS[worker, slices]
                 self.clock_WS[worker, slices] = np.maximum(before_E, clock)
-                if self._least_S is not None and (before_E == self._least_S[slices]).any():
+                if self._least_S is not None and (not self.live or (before_E == self._least_S[slices]).any()):
                     self._least_S = None
                 if self.ahead:
                     self._forget_ahead(worker, slices.tolist())

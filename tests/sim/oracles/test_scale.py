@@ -18,6 +18,7 @@ from ps.sim.scale import Outcome, Profile, random_of, simulate
 from tests.sim.helpers import record_key
 
 PARAMETERS = {"a": (700, 40), "b": (1000,), "c": (300, 7, 11), "d": (3,), "large": (1100, 1000), "e": (64, 65)}
+PARAMETERS |= {f"m{i}": (600, 1000) for i in range(4)}  # of which two travel in one part, and one in the next
 BUSY = Network(
     worker=Host(rate=3e6, delay_s=1e-3),
     server=Host(rate=5e6, delay_s=2e-3),
@@ -75,8 +76,10 @@ def with_payload(config: RunConfig, network: Network) -> NDArray[np.float64]:
     return end_CW
 
 
-@pytest.mark.parametrize("optimizer", ["sgd:lr=0.1", "momentum:lr=0.1,decay=0.9"])
-@pytest.mark.parametrize("consistency", MODELS)
+@pytest.mark.parametrize(
+    ("consistency", "optimizer"),
+    [*((model, "sgd:lr=0.1") for model in MODELS), ("ssp:staleness=1", "momentum:lr=0.1,decay=0.9")],
+)
 def test_it_takes_the_same_times_as_with_payload(consistency: str, optimizer: str) -> None:
     config = config_of(consistency, workers=4, servers=2, optimizer=optimizer)
     expected_CW = with_payload(config, BUSY)
