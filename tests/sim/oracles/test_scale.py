@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import ps
 from ps.config import RunConfig
+from ps.errors import ConfigError
 from ps.server.ledger import Record
 from ps.sim.network import Host, Network
 from ps.sim.scale import Outcome, Profile, random_of, simulate
@@ -203,3 +204,12 @@ def test_a_dense_step_takes_what_the_busiest_card_takes_each_way() -> None:
         thin = simulate(config_of("bsp", workers, servers), halves, network, 3)
         assert thin.clock_s == pytest.approx(0.75 * bound, rel=0.02)
         assert outcome.bytes == pytest.approx(workers * nbytes * (3 + 4), rel=0.02)
+
+
+def test_what_makes_no_sense_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="profile: push_share: expected a finite number > 0, got 0.0"):
+        Profile(SMALL, push_share=0.0)
+    with pytest.raises(ConfigError, match="clocks: expected at least 1, got 0"):
+        run("bsp", 1, 0, exponential)
+    with pytest.raises(ConfigError, match="compute: expected finite seconds >= 0 for worker 1, got -1.0"):
+        run("bsp", 2, 1, lambda rank, random: -1.0 if rank else 1.0)

@@ -98,7 +98,7 @@ def test_the_minimum_clock_is_kept_up_through_all_that_changes_it(seed: int) -> 
         made.apply(Finished(worker, ids(index), clock) if random.random() < 0.7 else others[random.integers(3)])
         rows_WS = made.clock_WS[made.live_W] if made.live_W.any() else made.clock_WS.max(axis=0, keepdims=True)
         assert made.min_clock_S().tolist() == rows_WS.min(axis=0).tolist()
-        assert (made.live, made.first_live) == (made.live_W.sum(), np.argmax(made.live_W))
+        assert (made.live, made.first_live) == (int(made.live_W.sum()), int(np.argmax(made.live_W)))
 
 
 def test_a_finished_clock_never_goes_back() -> None:
