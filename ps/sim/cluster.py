@@ -32,6 +32,8 @@ class Virtual:
 
     def __init__(self, config: RunConfig, network: Network | None = None, staleness: str | None = None) -> None:
         assert config.seed is not None
+        if not isinstance(network, Network | None):
+            raise ConfigError(f"network: expected a ps.sim.network.Network or None, got {network!r}")
         self.config = config
         self.simulator = Simulator(config, seed=config.seed, network=network, staleness=staleness)
         self.failures: list[BaseException] = []

@@ -207,9 +207,9 @@ def test_a_dense_step_takes_what_the_busiest_card_takes_each_way() -> None:
 
 
 def test_what_makes_no_sense_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="profile: push_share: expected a finite number > 0, got 0.0"):
+    with pytest.raises(ConfigError, match=r"profile: push_share: expected a finite number > 0, got 0\.0"):
         Profile(SMALL, push_share=0.0)
     with pytest.raises(ConfigError, match="clocks: expected at least 1, got 0"):
         run("bsp", 1, 0, exponential)
-    with pytest.raises(ConfigError, match="compute: expected finite seconds >= 0 for worker 1, got -1.0"):
+    with pytest.raises(ConfigError, match=r"compute: expected finite seconds >= 0 for worker 1, got -1\.0"):
         run("bsp", 2, 1, lambda rank, random: -1.0 if rank else 1.0)
