@@ -109,5 +109,5 @@ def test_the_same_seed_gives_the_same_bytes_and_only_virtual_time_has_a_network(
     assert len(seen) == 1
     with pytest.raises(ConfigError, match="network: expected it with a seed"):
         ps.LocalCluster(network=network)
-    with pytest.raises(ConfigError, match="network: expected a ps.sim.network.Network or None, got 'fast'"):
+    with pytest.raises(ConfigError, match=r"network: expected a ps\.sim\.network\.Network or None, got 'fast'"):
         ps.LocalCluster(network="fast", seed=1)  # type: ignore[arg-type]
