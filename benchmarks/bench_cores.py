@@ -295,7 +295,7 @@ def controller_clocks(workers: int) -> Function:
             for worker in range(workers):
                 rank = WorkerId(worker)
                 messages.append((worker, Progress(rank, 1, Clock(clock))))
-                messages.append((worker, Log(rank, 1, Clock(clock), ("loss",), (1.0 / clock,))))
+                messages.append((worker, Log(rank, 1, Clock(clock), 0.0, ("loss",), (1.0 / clock,))))
                 messages.append((worker, Barrier(rank, 1, clock, True)))
         sends = []
         with bench.timed(events=len(messages)):

@@ -72,7 +72,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Rest(1, RANK, True),
     m.Confirmed(0, 1),
     m.BatchReady(RANK, INCARNATION, 0),
-    m.Log(RANK, INCARNATION, CLOCK, ("loss", "accuracy"), (0.5, 0.75)),
+    m.Log(RANK, INCARNATION, CLOCK, 0.0, ("loss", "accuracy"), (0.5, 0.75)),
 )
 STEP = (m.Push, m.Tick, m.Pull, m.Verdicts, m.Ticked, m.Values, m.Progress, m.Log)  # these travel in every step
 

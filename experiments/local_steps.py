@@ -201,9 +201,9 @@ def run(folder: Path, steps: int, arm: Arm, seed: int) -> Outcome:
             client.tick()
         client.barrier()
 
-    outer = {"optimizer": arm.outer or f"adamw:lr={arm.rate}", "consistency": arm.consistency}
-    rates = {} if arm.outer else {"schedule": f"cosine:clocks={steps}"}
-    with ps.LocalCluster(servers=1, workers=WORKERS, seed=seed, timeout_s=1e6, **outer, **rates) as cluster:
+    outer: dict[str, Any] = {"optimizer": arm.outer or f"adamw:lr={arm.rate}", "consistency": arm.consistency}
+    outer |= {} if arm.outer else {"schedule": f"cosine:clocks={steps}"}
+    with ps.LocalCluster(servers=1, workers=WORKERS, seed=seed, timeout_s=1e6, **outer) as cluster:
         cluster.run(train)
         workers = [snapshot for peer, snapshot in cluster.metrics() if peer.startswith("worker")]
         pushed = sum(one.counters["push_bytes", (("direction", "sent"),)] for one in workers)

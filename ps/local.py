@@ -26,6 +26,8 @@ from ps.worker.reader import Reader
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ps.sim.network import Network
+
 Plain = Callable[[Client], Any]
 HERE: ContextVar[Client | None] = ContextVar("client", default=None)  # what `connect` gives to a script run in here
 Train = Plain | Callable[[AsyncClient], Awaitable[Any]]
@@ -55,6 +57,8 @@ class LocalCluster:
     Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in
     virtual time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
     `record` names a new folder, where all servers write down what they apply, for `psctl replay`; complete at `close`.
+    network: what bytes and work cost in virtual time (`ps.sim.network.Network`); without it a message takes 1 to 2 ms.
+    staleness: of the pushes of a single asynchronous worker, exactly so many commits: see `ps.sim.staleness`.
 
         with ps.LocalCluster(servers=2, workers=4, consistency="ssp:staleness=3", seed=1) as cluster:
             results = cluster.run(train)
@@ -67,6 +71,8 @@ class LocalCluster:
         *,
         seed: int | None = None,
         record: str | os.PathLike[str] | None = None,
+        network: Network | None = None,
+        staleness: str | None = None,
         **options: Any,
     ) -> None:
         self.config = RunConfig.check(counted({"servers": servers, "workers": workers, "seed": seed, **options}))
@@ -76,13 +82,16 @@ class LocalCluster:
         self._backend: Backend
         folder = None if record is None else new_folder("record", Path(record))
         if seed is None:
+            for name, given in (("network", network), ("staleness", staleness)):
+                if given is not None:
+                    raise ConfigError(f"{name}: expected it with a seed, as only virtual time has it; give seed=0, too")
             from ps.threads import Threads
 
             self._backend = Threads(self.config, folder)
         else:
             from ps.sim.cluster import Virtual
 
-            self._backend = Virtual(self.config, folder)
+            self._backend = Virtual(self.config, network, staleness, folder)
 
     def run(self, train: Train, *, timeout: float | None = None) -> list[Any]:
         """Runs `train(client)` (plain or async) in every worker; the results in rank order, None of killed workers.

@@ -47,6 +47,8 @@ from ps.server.rounds import Rounds
 from ps.server.slices import Slices
 from ps.types import CONTROLLER, Clock, Int64, PeerId
 
+WEIGHT_MIN, WEIGHT_MAX = 2.0**-150, (2 - 2.0**-24) * 2.0**127  # what rounds to 0 in float32, or to infinity
+
 
 class Shard:
     """S: slices of this shard by local index; E: slices of one event; W: workers by rank."""
@@ -218,11 +220,9 @@ class Shard:
         if not self.ledger.live_W[worker]:
             return  # a copy that came after its Leave: what was unfinished then is dropped for good
         index_E = self.slices.local(push.slice_E).tolist()
-        with np.errstate(over="ignore"):
-            weight = float(np.float32(push.weight))
-        if not 0 < weight < float("inf"):
+        if not WEIGHT_MIN < push.weight < WEIGHT_MAX:
             raise PeerError(f"worker {worker}: push weight: expected > 0 and finite in float32, got {push.weight}")
-        if not self.ledger.ready_S[index_E].all():
+        if self.ledger.unready and not self.ledger.ready_S[index_E].all():
             raise PeerError(f"worker {worker}: pushed a slice that has no initial values yet; pull it first")
         admitted_S = self.engine.admitted_WS[worker]
         kept = Keep(worker, [], [], [])
@@ -300,6 +300,8 @@ class Shard:
     def _close_ticks(self, worker: int) -> bool:
         """Closes the worker's clocks on slices where all pushes of them have a verdict. True when one closed."""
         member = self.members[worker]
+        if not member.ticks:
+            return False
         closed_one = False
         for tick in member.ticks:
             closed_S = tick.open_S & (self.engine.prefix_S(worker) >= tick.seq_S)
@@ -327,9 +329,9 @@ class Shard:
         In this order: a commit may be done as soon as it starts, and the versions that are answered must be there.
         """
         if not more and self._woken != set():
-            for worker in range(len(self.members)) if self._woken is None else sorted(self._woken):
-                if self.members[worker].pulls:
-                    self.pulls.answer_open(worker)
+            parked = self.pulls.parked
+            for worker in sorted(parked if self._woken is None else self._woken & parked):
+                self.pulls.answer_open(worker)
             self._woken = set()
             self.desk.apply()
         return self.desk.take_actions()

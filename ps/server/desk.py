@@ -54,7 +54,7 @@ class Desk:
     def send_verdicts(self, settled: Settled) -> None:
         for worker, entries in sorted(settled.items()):
             if entries:
-                index_E, seq_E, code_E, version_E = (np.array(column) for column in zip(*entries, strict=True))
+                index_E, seq_E, code_E, version_E = np.array(entries).T
                 incarnation = int(self.ledger.incarnation_W[worker])
                 self.send(worker, Verdicts(incarnation, self.ledger.ids_S[index_E], seq_E, code_E, version_E))
 

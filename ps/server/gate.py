@@ -27,7 +27,9 @@ class Gate:
 
     def readable_E(self, pull: Pull, index_E: Int64, seq_E: Int64) -> Bool:
         """Values are there, the worker's own ticks and pushes before it are in, and the model lets it through."""
-        ready_E: Bool = self.ledger.ready_S[index_E] & (self.engine.prefix_S(pull.worker)[index_E] >= seq_E)
+        ready_E: Bool = self.engine.prefix_S(pull.worker)[index_E] >= seq_E
+        if self.ledger.unready:
+            ready_E &= self.ledger.ready_S[index_E]
         for tick in self.members[pull.worker].ticks:
             ready_E &= ~tick.open_S[index_E]
         if pull.late and isinstance(self.engine, Rounds) and not self.by_clock:
@@ -61,6 +63,6 @@ class Gate:
 
     def _open_E(self, pull: Pull, index_E: Int64) -> Bool:
         clock_E = self.engine.gate_clock_E(pull.worker, index_E, pull.clock)
-        first = pull.worker == int(np.argmax(self.ledger.live_W))
+        first = pull.worker == self.ledger.first_live
         min_clock_E = self.ledger.min_clock_S()[index_E]
         return self.model.gate(clock_E, min_clock_E, self.ledger.version_S[index_E], first)

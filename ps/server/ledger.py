@@ -137,6 +137,7 @@ class Ledger:
         self.version_S: Int64 = np.empty(0, np.int64)
         self.number_S: Int64 = np.empty(0, np.int64)
         self.ready_S: Bool = np.empty(0, np.bool_)
+        self.unready = 0  # slices without values
         self.clock_WS: Int64 = np.zeros((workers, 0), np.int64)
         self.last_WS: Int64 = np.zeros((workers, 0), np.int64)  # last push number with a final verdict
         self.verdict_WSK: Int64 = np.zeros((workers, 0, VERDICTS_KEPT), np.int64)
@@ -144,6 +145,8 @@ class Ledger:
         self.live_W: Bool = np.ones(workers, np.bool_)
         self.done_W: Bool = np.zeros(workers, np.bool_)
         self._planned = workers
+        self._least_S: Int64 | None = None  # what `min_clock_S` gives, while it holds
+        self._count()
         self.incarnation_W: Int64 = np.zeros(workers, np.int64)
         self.rates: list[LrChanged] = []
 
@@ -155,7 +158,10 @@ class Ledger:
             case Refused(worker, index, seq, version):
                 self._settle(worker, index, seq, -version - 1)
             case Finished(worker, slices, clock):
-                self.clock_WS[worker, slices] = np.maximum(self.clock_WS[worker, slices], clock)
+                before_E = self.clock_WS[worker, slices]
+                self.clock_WS[worker, slices] = np.maximum(before_E, clock)
+                if self._least_S is not None and (not self.live or (before_E == self._least_S[slices]).any()):
+                    self._least_S = None
                 if self.ahead:
                     self._forget_ahead(worker, slices.tolist())
             case Joined(worker, incarnation, clock_S):
@@ -163,14 +169,17 @@ class Ledger:
                 self.live_W[worker], self.done_W[worker] = True, False
                 self.incarnation_W[worker] = incarnation
                 self.clock_WS[worker] = clock_S
+                self._count()
             case Left(worker, incarnation, done):
                 self.make_room(worker)
                 self.live_W[worker], self.done_W[worker] = False, done
                 self.incarnation_W[worker] = incarnation
+                self._count()
             case Added():
                 self._add(record)
             case Initialised(slices):
                 self.ready_S[slices] = True
+                self.unready = len(self.ready_S) - int(self.ready_S.sum())
             case LrChanged():
                 self.rates.append(record)
                 self.rates.sort(key=lambda change: change.at_clock)  # stable: of equal clocks the last said holds
@@ -182,20 +191,24 @@ class Ledger:
         stored = int(self.verdict_WSK[worker, index, seq % VERDICTS_KEPT])
         return (Code.APPLIED, stored) if stored >= 0 else (Code.LATE, -stored - 1)
 
-    @property
-    def sharing(self) -> int:
-        """Workers by whom models that apply on arrival divide the rate: the live ones, and of those the run began with
-        also who is done: a step of the others must not grow because of that. Who was lost does not count."""
-        live = int(self.live_W.sum())
-        return max(live, min(live + int(self.done_W.sum()), self._planned), 1)
+    def _count(self) -> None:
+        """Who is live has changed.
+
+        sharing: workers by whom models that apply on arrival divide the rate: the live ones, and of those the run began
+        with also who is done: a step of the others must not grow because of that. Who was lost does not count.
+        """
+        self.live = int(self.live_W.sum())
+        self.first_live = int(np.argmax(self.live_W)) if self.live else 0
+        self.sharing = max(self.live, min(self.live + int(self.done_W.sum()), self._planned), 1)
+        self._least_S = None
 
     def min_clock_S(self) -> Int64:
         """The least clock that all live workers have finished, per slice; with nobody live, the largest finished."""
-        if self.live_W.any():
-            least: Int64 = self.clock_WS[self.live_W].min(axis=0)
-            return least
-        largest: Int64 = self.clock_WS.max(axis=0, initial=0)
-        return largest
+        if self._least_S is None:
+            counts_WS = self.clock_WS[self.live_W]
+            self._least_S = counts_WS.min(axis=0) if self.live else self.clock_WS.max(axis=0, initial=0)
+            self._least_S.flags.writeable = False  # it is handed out
+        return self._least_S
 
     def lr(self, clock: int, scheduled: float) -> float:
         """The rate in force at `clock`: the last `set_lr` up to it, else what the schedule says."""
@@ -213,6 +226,7 @@ class Ledger:
             self.done_W = grown(self.done_W, missing, 0)
             for name in ("clock_WS", "last_WS", "verdict_WSK"):
                 setattr(self, name, grown(getattr(self, name), missing, 0))
+            self._least_S = None
 
     def state(self) -> list[bytes]:
         """Every number, as bytes: equal on primary and follower at the same place in the log."""
@@ -232,8 +246,10 @@ class Ledger:
                 self.ahead.setdefault((push.worker, index), []).append(push.clock)
         for worker, seq in commit.late:
             self._settle(worker, index, seq, -commit.version - 1)
-        for worker in commit.finished:
-            self.clock_WS[worker, index] = max(int(self.clock_WS[worker, index]), commit.clock)
+        if commit.finished:
+            rows = list(commit.finished)
+            self.clock_WS[rows, index] = np.maximum(self.clock_WS[rows, index], commit.clock)
+            self._least_S = None
 
     def _settle(self, worker: int, index: int, seq: int, stored: int) -> None:
         self.verdict_WSK[worker, index, seq % VERDICTS_KEPT] = stored
@@ -252,9 +268,11 @@ class Ledger:
         self.version_S = np.concatenate((self.version_S, added.version_E))
         self.number_S = grown(self.number_S, count, 0)
         self.ready_S = grown(self.ready_S, count, 0)
+        self.unready += count
         self.clock_WS = np.concatenate((self.clock_WS, np.reshape(added.clock_WE[:workers], (workers, count))), axis=1)
         self.last_WS = grown(self.last_WS, count, 1)
         self.verdict_WSK = grown(self.verdict_WSK, count, 1)
+        self._least_S = None
 
 
 def grown(array: Array, count: int, axis: int) -> Array:

@@ -20,6 +20,7 @@ class Pulls:
 
     def __init__(self, desk: Desk, slices: Slices, gate: Gate) -> None:
         self.desk, self.slices, self.gate = desk, slices, gate
+        self.parked: set[int] = set()  # workers, of whom some may have left since
 
     def park(self, pull: Pull) -> None:
         """Takes the pull down, to be answered as far as it is open; asked again, it says for whom the rest waits."""
@@ -35,6 +36,7 @@ class Pulls:
         since = self.desk.now if parked is None else parked.since
         mark_E = pull.mark_K if len(pull.mark_K) else np.zeros(len(index_E), np.int64)
         member.pulls[pull.id] = Parked(pull, index_E, pull.seq_E, mark_E, since)
+        self.parked.add(int(pull.worker))
         if parked is not None:
             self.answer_open(pull.worker)
             if pull.id in member.pulls:
@@ -60,6 +62,8 @@ class Pulls:
                 self._answer(worker_peer(worker), pull.id, pull.clock, index_E, version_E, mark_E)
             if self.desk.optimizer.needs_base:
                 self.desk.record(Sent(worker, index_E))
+        if not pulls:
+            self.parked.discard(worker)
 
     def _answer(self, to: PeerId, id: int, clock: int, index_E: Int64, version_E: Int64, mark_E: Int64) -> None:
         min_clock_E = self.desk.ledger.min_clock_S()[index_E]

@@ -32,12 +32,13 @@ class Rounds:
         gather = self.gather
         self.clocks, self.by_clock = gather.clocks, gather.by == "clock"
         self.shift_S: Int64 = np.zeros(0, np.int64)  # clocks by which a slice's rounds are ahead
-        self.changed = False
+        self.changed = False  # rounds may be complete
+        self.least = 0  # workers, of whom each would have to finish before any round can be complete
 
     @property
     def gather(self) -> Gather:
         """The model's decision for the workers that are live now."""
-        decision = self.model.commit(max(int(self.ledger.live_W.sum()), 1))
+        decision = self.model.commit(max(self.ledger.live, 1))
         assert isinstance(decision, Gather)
         return decision
 
@@ -129,7 +130,8 @@ class Rounds:
         late_E = np.zeros(len(slices), np.bool_) if self.by_clock else base_E != open_E
         done_E = self.version_E(slices, clock) if self.by_clock else np.where(late_E, open_E, open_E + 1)
         self.done_WS[worker, slices] = np.maximum(self.done_WS[worker, slices], done_E)
-        self.changed = True
+        self.least -= 1
+        self.changed |= self.least <= 0
         return [], bool(late_E.any())
 
     def due(self) -> list[Commit]:
@@ -141,10 +143,13 @@ class Rounds:
         counts_W = live_W if live_W.any() else np.ones(len(live_W), np.bool_)
         delivered_WS = (self.done_WS > self.open_S) & counts_W[:, None]
         delivered_S = delivered_WS.sum(axis=0)
-        complete_S = delivered_S >= self.gather.quorum
+        quorum = self.gather.quorum
+        complete_S = delivered_S >= quorum
+        self.least = quorum - int(delivered_S[~complete_S].max(initial=0))
         if not self.by_clock and self.resting_W.any():  # no more than those who do not rest can be waited for
             awaited_WS = (counts_W & ~self.resting_W)[:, None] & ~delivered_WS
             complete_S |= (delivered_S > 0) & ~awaited_WS.any(axis=0)
+            self.least = 0
         free_S = (self.open_S == self.ledger.version_S) & self.ledger.ready_S
         return [self._start(i) for i in (complete_S & free_S).nonzero()[0].tolist()]
 

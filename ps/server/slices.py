@@ -61,11 +61,14 @@ class Slices:
 
     def local(self, slice_E: Int64) -> Int64:
         """Local indices. Raises: PeerError for a slice that does not live here."""
-        if len(slice_E) and int(slice_E.max()) >= len(self.local_of):
+        try:
+            index_E: Int64 = self.local_of[slice_E]
+        except IndexError:
             wrong = int(slice_E.max())
-            raise PeerError(f"slice {wrong}: expected one below {len(self.local_of)}; fetch the placement map")
-        index_E: Int64 = self.local_of[slice_E]
-        if (index_E < 0).any():
+            raise PeerError(
+                f"slice {wrong}: expected one below {len(self.local_of)}; fetch the placement map"
+            ) from None
+        if -1 in index_E.tolist():
             wrong = int(slice_E[index_E < 0][0])
             raise PeerError(
                 f"slice {wrong}: it does not live on shard {self.desk.shard}; fetch placement map {self.epoch}"

@@ -17,6 +17,7 @@ from ps.messages import Stop
 from ps.metrics import Snapshot
 from ps.report import status
 from ps.sim.loop import JOB, Simulator
+from ps.sim.network import Network
 from ps.sim.scripts import Killed, Script
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.worker.client import Client
@@ -30,10 +31,18 @@ CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 class Virtual:
     """Runs the simulator in a thread of its own; what the owner asks is done there, between two events."""
 
-    def __init__(self, config: RunConfig, record: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        network: Network | None = None,
+        staleness: str | None = None,
+        record: Path | None = None,
+    ) -> None:
         assert config.seed is not None
+        if not isinstance(network, Network | None):
+            raise ConfigError(f"network: expected a ps.sim.network.Network or None, got {network!r}")
         self.config = config
-        self.simulator = Simulator(config, seed=config.seed, record=record)
+        self.simulator = Simulator(config, seed=config.seed, network=network, staleness=staleness, record=record)
         self.failures: list[BaseException] = []
         self._workers: dict[int, Script] = {}
         self._clients: dict[int, Client] = {}

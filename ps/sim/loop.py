@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,10 @@ from ps.server.build import build_server
 from ps.server.ledger import Commit, Record
 from ps.server.runtime import Server
 from ps.sim.links import LinkFaults, Links
+from ps.sim.network import Network, Processor, Wires
 from ps.sim.scripts import Script
+from ps.sim.staleness import Imposed
+from ps.sim.timeline import Timeline
 from ps.transport.base import Message
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 
@@ -26,35 +28,44 @@ JOB = b"simulated job 00"
 KILLED = "its process was killed"
 
 
-class Simulator:
+class Simulator(Timeline):
     """Servers, a controller and worker scripts on seeded links.
 
-    apply_s: virtual seconds that one apply takes at most (uniform); 0: none. Followers of every shard are fed from
-    the first event when `followers` is set. `watch(shard, record)` sees the log of every shard, in order. record: the
-    folder where servers write down what they apply, until `close`.
+    network: what bytes and work cost; None: nothing. What `faults` do to a message comes behind its time on the wire;
+    without `faults` links have a delay of their own only where there is no network.
+    staleness: imposed on the pushes of a single asynchronous worker, see `ps.sim.staleness`.
+    apply_s: virtual seconds that one apply takes at most (uniform), instead of what the network says; 0: as it says.
+    Followers of every shard are fed from the first event when `followers` is set. `watch(shard, record)` sees the log
+    of every shard, in order. record: the folder where servers write down what they apply, until `close`.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        faults: LinkFaults = LinkFaults(),
+        faults: LinkFaults | None = None,
         *,
         seed: int = 0,
+        network: Network | None = None,
+        staleness: str | None = None,
         apply_s: float = 0.0,
         followers: bool = False,
         watch: Callable[[int, Record], None] | None = None,
         record: Path | None = None,
     ) -> None:
+        super().__init__()
         self.config, self.seed, self.apply_s = config, seed, apply_s
         self.random = Random(seed)
+        if faults is None:
+            faults = LinkFaults() if network is None else LinkFaults(delay_s=0.0, jitter_s=0.0)
         self.links = Links(faults, self.random)
-        self.now = 0.0
+        self.wires = None if network is None else Wires(network, self)
         self.turn = threading.Semaphore(0)
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = 0
+        self._imposed = None if staleness is None else Imposed(staleness, config, seed)
+        self._watch = watch
         self._under_way = 0  # messages and applies that have not arrived yet
         self._controller_timer = float("inf")
         self.controller = ControllerRuntime(build_controller(config), JOB, self._sender(CONTROLLER))
+        self.processors = [Processor(self) for _ in range(config.servers)]
         self.servers: dict[int, Server] = {}
         for shard in range(config.servers):
             self.servers[shard] = build_server(
@@ -63,8 +74,8 @@ class Simulator:
                 JOB,
                 self._sender(server_peer(shard)),
                 follower=followers,
-                defer=self._deferrer(shard) if apply_s else None,
-                watch=None if watch is None else partial(watch, shard),
+                defer=self._deferrer(shard),
+                watch=None if watch is None and staleness is None else partial(self._see, shard),
                 record=record,
             )
         self.scripts: dict[PeerId, Script] = {}
@@ -113,36 +124,35 @@ class Simulator:
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
-    def at(self, time: float, do: Callable[[], None]) -> None:
-        """Does something at a virtual time; equal times in the order of asking."""
-        self._order += 1
-        heapq.heappush(self._heap, (time, self._order, do))
-
     @property
     def is_quiet(self) -> bool:
         """All scripts are over and nothing is under way: the last words of a worker count."""
-        if not self._heap:
+        if self.is_empty:
             return True
         return self._under_way == 0 and all(script.is_over for script in self.scripts.values())
 
     def run(self, until: Callable[[], bool] | None = None, events_max: int = 50_000_000) -> None:
         """Runs until everything is quiet, or `until()` holds."""
         for _ in range(events_max):
-            if self.is_quiet if until is None else not self._heap or until():
+            if self.is_quiet if until is None else self.is_empty or until():
                 return
             self.step()
         raise AssertionError(f"seed {self.seed}: no end after {events_max} events at {self.now:.3f} s")
 
-    def step(self) -> None:
-        """One event."""
-        time, _, do = heapq.heappop(self._heap)
-        self.now = max(self.now, time)
-        do()
-
     # ---- the network ------------------------------------------------------------------------------------------------
 
     def send(self, sender: PeerId, to: PeerId, message: Message) -> None:
-        """Puts a message on its link."""
+        """Puts a message on its way."""
+        if self._imposed is not None and sender.startswith("server:") and to.startswith("worker:"):
+            message = self._imposed.aged(JOB, message)
+        if self.wires is None:
+            self._link(sender, to, message)
+            return
+        self._under_way += 1
+        self.wires.carry(sender, to, message.nbytes, lambda: self._link(sender, to, message, 1))
+
+    def _link(self, sender: PeerId, to: PeerId, message: Message, carried: int = 0) -> None:
+        self._under_way -= carried
         arrivals = self.links.arrivals(sender, to, self.now)
         if not arrivals:
             message.release()
@@ -157,13 +167,20 @@ class Simulator:
             self.controller.receive(sender, message, self.now)
             self._set_controller_timer()
         elif to.startswith("server:"):
-            server = self.servers.get(int(to[7:]))
-            if server is None:
-                message.release()
-            else:
-                server.receive(sender, message, self.now)
+            self._deliver_to_server(sender, int(to[7:]), message)
         else:
             self._deliver_to_script(sender, self.scripts.get(to), message)
+
+    def _deliver_to_server(self, sender: PeerId, shard: int, message: Message) -> None:
+        def receive() -> None:
+            self._under_way -= 1
+            if shard in self.servers:
+                self.servers[shard].receive(sender, message, self.now)
+            else:
+                message.release()
+
+        self._under_way += 1
+        self.processors[shard].do(0.0 if self.wires is None else self.wires.network.server_message_s, receive)
 
     def _deliver_to_script(self, sender: PeerId, script: Script | None, message: Message) -> None:
         if script is None or script.is_closed or script.is_killed:
@@ -176,12 +193,28 @@ class Simulator:
     def _sender(self, address: PeerId) -> Callable[[PeerId, Message], None]:
         return lambda to, message: self.send(address, to, message)
 
-    def _deferrer(self, shard: int) -> Callable[[list[Commit]], None]:
-        def defer(commits: list[Commit]) -> None:
-            self._under_way += 1
-            self.at(self.now + self.random.random() * self.apply_s, lambda: self._finish(shard, commits))
+    def _see(self, shard: int, record: Record) -> None:
+        if self._imposed is not None:
+            self._imposed.see(self.servers[shard], record)
+        if self._watch is not None:
+            self._watch(shard, record)
 
-        return defer
+    def _deferrer(self, shard: int) -> Callable[[list[Commit]], None] | None:
+        if self.apply_s:
+            return partial(self._apply_at_random, shard)
+        if self.wires is not None and self.wires.network.apply_s_per_byte:
+            return partial(self._apply_in_turn, shard)
+        return None
+
+    def _apply_at_random(self, shard: int, commits: list[Commit]) -> None:
+        self._under_way += 1
+        self.at(self.now + self.random.random() * self.apply_s, lambda: self._finish(shard, commits))
+
+    def _apply_in_turn(self, shard: int, commits: list[Commit]) -> None:
+        assert self.wires is not None
+        self._under_way += 1
+        seconds = self.wires.network.apply_s(self.servers[shard].shard, commits)
+        self.processors[shard].do_first(seconds, lambda: self._finish(shard, commits))
 
     def _finish(self, shard: int, commits: list[Commit]) -> None:
         self._under_way -= 1

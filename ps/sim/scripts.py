@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ps.metrics import Metrics
 from ps.transport.base import Message, Unreachable
-from ps.types import PeerId
+from ps.types import CONTROLLER, PeerId
 
 if TYPE_CHECKING:
     from ps.sim.loop import Simulator
@@ -22,8 +22,6 @@ class Killed(BaseException):
 class Script:
     """One script's thread and its port. `recv` and `spend` hand over to the simulator."""
 
-    releases_when_sent = False
-
     def __init__(self, simulator: Simulator, address: PeerId, body: Callable[[Script], Any]) -> None:
         self.simulator, self.address = simulator, address
         self.inbox: deque[tuple[PeerId, Message]] = deque()
@@ -34,6 +32,9 @@ class Script:
         self.is_closed = False
         self.waits_for_mail = False
         self.waking = 0  # only the wake-up of this number counts
+        wires = simulator.wires
+        self.releases_when_sent = wires is not None  # a receiver lets go of it later still, which does no harm
+        self._costs = wires.network if wires is not None and address.startswith("worker:") else None
         self._body = body
         self._go = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name=f"sim {address}", daemon=True)
@@ -46,6 +47,8 @@ class Script:
     def send_nowait(self, to: PeerId, message: Message) -> None:
         if self.is_killed or self.is_closed:
             raise Unreachable(f"{self.address}: this peer is closed")
+        if self._costs is not None and to != CONTROLLER:
+            self._busy(self._costs.encode_s(sum(buffer.nbytes for buffer in message.buffers)))
         self.simulator.send(self.address, to, message)
 
     def recv(self, until: float) -> tuple[PeerId, Message] | None:
@@ -53,7 +56,12 @@ class Script:
             self._hand_over(until, mail=True)
         if self.is_killed:
             raise Killed
-        return self.inbox.popleft() if self.inbox else None
+        if not self.inbox:
+            return None
+        sender, message = self.inbox.popleft()
+        if self._costs is not None and sender != CONTROLLER:
+            self._busy(self._costs.worker_message_s)
+        return sender, message
 
     def is_known_as(self, address: PeerId) -> None:
         """It has its address from the start."""
@@ -65,6 +73,10 @@ class Script:
         self._hand_over(self.simulator.now + seconds, mail=False)
         if self.is_killed:
             raise Killed
+
+    def _busy(self, seconds: float) -> None:
+        if seconds:
+            self.spend(seconds)
 
     def close(self) -> None:
         self.is_closed = True

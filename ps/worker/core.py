@@ -64,6 +64,8 @@ class Session:
         self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.lr, self.rate = 0.0, 1.0
         self.shard_S: Int64 = np.empty(0, np.int64)
+        self.ids_of: list[Int64] = [self.shard_S] * shards  # the slices of each shard
+        self.shard_of: list[int] = []  # as shard_S
         self.nbytes_S: Int64 = np.empty(0, np.int64)
         self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
@@ -109,6 +111,8 @@ class Session:
         """New slices at the end of the list: where they live, and their size in bytes."""
         first, count = len(self.shard_S), len(shard_S)
         self.shard_S = np.concatenate((self.shard_S, shard_S))
+        self.shard_of = self.shard_S.tolist()
+        self.ids_of = [np.flatnonzero(self.shard_S == shard) for shard in range(self.shards)]
         self.nbytes_S = np.concatenate((self.nbytes_S, nbytes_S))
         zeros = np.zeros(count, np.int64)
         for name in ("seq_S", "base_S", "min_clock_S", "mark_S", "finished_S"):
@@ -186,7 +190,7 @@ class Session:
             self._push_of[slice_id, seq] = entry.id
         if entry.open:
             self.pushes[entry.id] = entry
-        shards = sorted({int(shard) for shard in self.shard_S[ids]})
+        shards = sorted({self.shard_of[slice_id] for slice_id in entry.open})
         return entry, [send for shard in shards for send in self._again(("push", shard, entry.id), now)]
 
     def _is_repeated(self, slice_id: int) -> bool:
@@ -205,7 +209,7 @@ class Session:
         self.told = self.clock
         actions: list[Action] = []
         for shard in range(self.shards):
-            ids = np.flatnonzero(self.shard_S == shard)
+            ids = self.ids_of[shard]
             tick = Tick(self.rank, self.incarnation, clock, ids, self.seq_S[ids], self.base_S[ids])
             self._ticks[shard, clock] = tick
             actions += self._again(("tick", shard, clock), now)
@@ -337,7 +341,7 @@ class Session:
             case ("init", shard, _):
                 return shard in self._inits
             case ("push", shard, push):
-                return push in self.pushes and any(self.shard_S[s] == shard for s in self.pushes[push].open)
+                return push in self.pushes and any(self.shard_of[s] == shard for s in self.pushes[push].open)
             case ("tick", shard, clock):
                 return (shard, clock) in self._ticks
             case ("pull", shard, pull):
@@ -375,6 +379,8 @@ class Session:
         Slices that share a buffer stay together: it travels once.
         """
         nbytes_E = np.maximum(self.nbytes_S[ids], LEAST_BYTES)
+        if not thin and int(nbytes_E.sum()) < PART_BYTES:
+            return [ids]
         joined_E = np.zeros(max(len(ids) - 1, 0), np.bool_)  # with the one before
         if thin:
             known = [thin.get(slice_id) for slice_id in ids.tolist()]
@@ -392,7 +398,7 @@ class Session:
     def _push_messages(self, to: PeerId, shard: int, push: int) -> list[Send]:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
         entry = self.pushes[push]
-        here = [s for s in entry.open if self.shard_S[s] == shard]
+        here = [s for s in entry.open if self.shard_of[s] == shard]
         ids = [s for s in here if s not in entry.gathered]
         head = (self.rank, self.incarnation)
         if not ids:
@@ -412,7 +418,7 @@ class Session:
             if push is None:
                 continue
             entry = self.pushes[push]
-            self.resends.moves(("push", int(self.shard_S[slice_id]), push), now)
+            self.resends.moves(("push", self.shard_of[slice_id], push), now)
             if code == Code.GATHERED:
                 entry.gathered.add(slice_id)
                 continue

@@ -249,7 +249,13 @@ def same_bytes(run: Run, got: Mapping[str, Array], expected: Mapping[str, Array]
 def record_key(record: Record) -> tuple[Any, ...]:
     """A record as something that compares by value."""
     values = (getattr(record, f.name) for f in fields(record))
-    return (type(record).__name__, *(v.tobytes() if isinstance(v, np.ndarray) else v for v in values))
+    return (type(record).__name__, *map(_by_value, values))
+
+
+def _by_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_by_value, value))
+    return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
 def relative(got: Array, expected: Array) -> float:

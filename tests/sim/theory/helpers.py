@@ -20,16 +20,20 @@ PATIENCE_S = 1e9  # nothing is ever sent again, nobody gives up: virtual seconds
 
 
 def simulate(
-    train: Callable[[Client], Any], on_commit: Callable[[Commit, F64], None] | None = None, **options: Any
+    train: Callable[[Client], Any],
+    on_commit: Callable[[Commit, F64], None] | None = None,
+    staleness: str | None = None,
+    **options: Any,
 ) -> list[Any]:
-    """What `train` returned, by rank. on_commit: sees every commit and the values that it made, which it must copy."""
+    """What `train` returned, by rank. on_commit: sees every commit and the values that it made, which it must copy.
+    staleness: imposed on a single asynchronous worker."""
 
     def watch(shard: int, record: Record) -> None:
         if on_commit is not None and isinstance(record, Commit):
             on_commit(record, simulator.servers[0].values.current[record.slice].array)
 
     config = RunConfig.check(dict(resend_s=PATIENCE_S, timeout_s=PATIENCE_S) | options)
-    simulator = Simulator(config, LinkFaults(delay_s=LINK_S, jitter_s=0.0), watch=watch)
+    simulator = Simulator(config, LinkFaults(delay_s=LINK_S, jitter_s=0.0), watch=watch, staleness=staleness)
     scripts = [simulator.run_worker(rank, train) for rank in range(config.workers)]
     simulator.run()
     for script in scripts:
@@ -72,3 +76,29 @@ def round_robin(
     expected = [min(t, workers - 1) for t in range(len(staleness))]
     assert staleness == expected, f"staleness: expected {workers - 1} after the start, got {staleness[:100]} ..."
     return np.array(rows)
+
+
+def imposed(
+    gradient: Callable[[F64], F64],
+    x0_N: F64,
+    commits: int,
+    staleness: str,
+    optimizer: str,
+    keep: Callable[[F64], Any] = np.copy,
+) -> tuple[F64, list[int]]:
+    """One worker on whose pushes the simulator imposes a staleness; rows as of `round_robin`, and what was imposed."""
+    rows = [keep(x0_N)]
+    found = []
+
+    def train(client: Client) -> None:
+        client.register({"x": x0_N})
+        for _ in range(commits):
+            client.push({"x": gradient(client.pull()["x"])})
+            client.tick()
+
+    def on_commit(commit: Commit, values_N: F64) -> None:
+        rows.append(keep(values_N.reshape(x0_N.shape)))
+        found.append(commit.staleness)
+
+    simulate(train, on_commit, staleness, consistency="async", workers=1, optimizer=optimizer)
+    return np.array(rows), found

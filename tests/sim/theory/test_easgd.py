@@ -37,8 +37,13 @@ def exchanges(step: Step, size: int, rounds: int, workers: int, alpha: float, at
             client.spend(client.size)
         return rows
 
-    spelled = dict(consistency=f"easgd:alpha={alpha},every=1", optimizer="add", workers=workers)
-    read = simulate(train, lambda _, values_N: center.append(values_N.copy()), **spelled)
+    read = simulate(
+        train,
+        lambda _, values_N: center.append(values_N.copy()),
+        consistency=f"easgd:alpha={alpha},every=1",
+        optimizer="add",
+        workers=workers,
+    )
     return np.array(read), np.array(center)
 
 

@@ -86,6 +86,21 @@ def test_the_minimum_clock_is_that_of_the_live_workers() -> None:
     assert made.incarnation_W.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_minimum_clock_is_kept_up_through_all_that_changes_it(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    made = ledger()
+    for number in range(1, 200):
+        worker, index, clock = (int(random.integers(high)) for high in (2, 2, number))
+        joined = Joined(worker, number, ids(clock, clock))
+        finished = Commit(index, number, 0.1, number, 0, 0, (), finished=(worker,), clock=clock)
+        others: list[Record] = [Left(worker, number, False), joined, finished]
+        made.apply(Finished(worker, ids(index), clock) if random.random() < 0.7 else others[random.integers(3)])
+        rows_WS = made.clock_WS[made.live_W] if made.live_W.any() else made.clock_WS.max(axis=0, keepdims=True)
+        assert made.min_clock_S().tolist() == rows_WS.min(axis=0).tolist()
+        assert (made.live, made.first_live) == (int(made.live_W.sum()), int(np.argmax(made.live_W)))
+
+
 def test_a_finished_clock_never_goes_back() -> None:
     assert ledger(Finished(0, ids(0), 3), Finished(0, ids(0, 1), 2)).clock_WS[0].tolist() == [3, 2]
 

@@ -179,6 +179,28 @@ def test_a_slice_that_does_not_live_here_is_refused(slices: list[int], why: str)
     assert shard.init(0, slices=slices) == [f"worker:0 <- rejected: {why}"]
 
 
+@pytest.mark.parametrize("exponent", [-151, -150, -149, 126, 127, 128])
+@pytest.mark.parametrize("mantissa", [1.0, 1 + 2.0**-50, 2 - 2.0**-24, 2 - 2.0**-25])
+def test_a_weight_is_one_in_float32_or_refused(exponent: int, mantissa: float) -> None:
+    weight = mantissa * 2.0**exponent
+    with np.errstate(over="ignore"):
+        fits = bool(0 < np.float32(weight) < np.inf)
+    shard = Drive("async", workers=1)
+    shard.place()
+    shard.init(0)
+    lines = shard.push(0, slices=[0], weight=weight)
+    assert ("keep worker 0: 0#1" in lines) == fits
+    assert fits or f"worker 0: push weight: expected > 0 and finite in float32, got {weight}" in lines[0]
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    shard = Drive("async", workers=1)
+    shard.place()
+    shard.init(0)
+    assert "push weight: expected > 0 and finite in float32" in shard.push(0, slices=[0], weight=weight)[0]
+
+
 def test_messages_that_are_not_for_servers_are_refused() -> None:
     shard = Drive("async", workers=1)
     lines = shard.handle(Done(WorkerId(0), 1, ""))
