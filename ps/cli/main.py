@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": "ps.cli.stop",
     "doctor": "ps.cli.doctor",
     "key": "ps.cli.key",
+    "report": "ps.cli.report",
 }
 
 

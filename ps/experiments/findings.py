@@ -1,0 +1,120 @@
+"""What may be said of the arms: plain sentences, with the intervals that they rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ps.experiments.files import Report
+from ps.experiments.statistics import BOOTSTRAP_LEAST, SIGNS_LEAST, Interval, Verdict, judge
+from ps.experiments.summary import Summary
+
+Words = Callable[[Interval], str]
+COST_WORDS = {"seconds": ("Seconds", "s"), "mb": ("Bytes", "MB")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure, compared over arms of one axis."""
+
+    measure: str
+    sentence: str
+    leader: str | None
+    behind: tuple[tuple[str, str, int], ...]  # each other arm, the nearest first: how far behind, from how many pairs
+
+
+def findings(group: Sequence[Summary], report: Report) -> list[Finding]:
+    """Who won the metric, and the seconds and bytes to the target where there is one."""
+    found = [_of_metric(group, report)]
+    if report.target is not None:
+        found += [_of_cost(group, report, cost) for cost in COST_WORDS]
+    return found
+
+
+def target_words(report: Report) -> str:
+    """accuracy >= 0.97"""
+    return f"{report.metric} {'>=' if report.best == 'max' else '<='} {report.target:g}"
+
+
+def _of_metric(group: Sequence[Summary], report: Report) -> Finding:
+    measure = f"Last {report.metric}"
+    values = {one.arm: one.finals() for one in group}
+    verdict = judge(values, report.best)
+    if verdict is None:
+        return Finding(measure, f"{measure}: nothing finite was logged under this name.", None, ())
+    mean = float(np.mean([*values[verdict.leader].values()]))
+    head = f"{measure}: {'highest' if report.best == 'max' else 'lowest'} for {verdict.leader}, on average {mean:.4g}."
+    return _finding(measure, head, verdict, lambda lead: f"{lead.mean:.3g} worse{_range(lead.low, lead.high)}")
+
+
+def _of_cost(group: Sequence[Summary], report: Report, cost: str) -> Finding:
+    name, unit = COST_WORDS[cost]
+    measure = f"{name} to {target_words(report)}"
+    values = {one.arm: one.costs(cost) for one in group}
+    verdict = judge(values, "min")
+    if verdict is None:
+        return Finding(measure, f"{measure}: no arm reached it.", None, ())
+    mean = math.exp(float(np.mean([*values[verdict.leader].values()])))
+    head = f"{measure}: fewest for {verdict.leader}, {mean:.4g} {unit} (geometric mean)."
+    found = _finding(measure, head, verdict, _times)
+    short = [f"{one.arm} in {one.reached} of {len(one.runs)} runs" for one in group if one.reached < len(one.runs)]
+    tail = f" It was reached by {', '.join(short)}; times are of those." if short else ""
+    return Finding(measure, found.sentence + tail, found.leader, found.behind)
+
+
+def _finding(measure: str, head: str, verdict: Verdict, words: Words) -> Finding:
+    behind = tuple(
+        (arm, "no seed in common", 0) if lead is None else (arm, words(lead), lead.n)
+        for arm, lead in verdict.leads.items()
+    )
+    return Finding(measure, f"{head} {_conclusion(verdict, behind)}", verdict.leader, behind)
+
+
+def _conclusion(verdict: Verdict, behind: Sequence[tuple[str, str, int]]) -> str:
+    if not behind:
+        return "There is nothing to compare it with."
+    if verdict.won:
+        arm, words, _ = behind[0]
+        return f"It won: {'next' if len(behind) > 1 else 'the other'} is {arm}, {words}."
+    left = [(arm, f"{arm} ({words})") for arm, words, _ in behind if arm not in verdict.beaten]
+    alike = [words for arm, words in left if _has_ends(verdict.leads[arm])]
+    few = [words for arm, words in left if not _has_ends(verdict.leads[arm])]
+    said = [f"No significant difference from {', '.join(alike)}."] if alike else []
+    said += [f"Too few pairs to say anything of {', '.join(few)}."] if few else []
+    said += [f"Better than {', '.join(verdict.beaten)}."] if verdict.beaten else []
+    return " ".join(said)
+
+
+def _has_ends(lead: Interval | None) -> bool:
+    return lead is not None and not math.isnan(lead.low)
+
+
+def counted(n: int, what: str) -> str:
+    """1 pair, 2 pairs"""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def caution(group: Sequence[Summary]) -> str:
+    """How the arms were compared, and how far so many seeds carry."""
+    n = min((len(one.runs) for one in group), default=0)
+    pairs = f"Arms are compared seed by seed ({counted(n, 'run')} or more of each)"
+    each = "Each interval stands for one comparison; an arm has won when all of its comparisons hold."
+    if n <= 1:
+        return f"{pairs}. From one seed nothing can be concluded: 3 are the least, 6 are better."
+    if n < BOOTSTRAP_LEAST:
+        few = " Without that, no test reaches 95 % with fewer than 6 pairs: take small leads with care."
+        text = "by Student's t of the paired differences, which supposes that they are normally distributed."
+        return f"{pairs}, {text}{few if n < SIGNS_LEAST else ''} {each}"
+    return f"{pairs}, by the bootstrap of the studentised mean difference, which supposes no distribution. {each}"
+
+
+def _times(lead: Interval) -> str:
+    low, high = (math.exp(end) for end in (lead.low, lead.high))
+    return f"{math.exp(lead.mean):.3g} times as much{_range(low, high)}"
+
+
+def _range(low: float, high: float) -> str:
+    return ", no interval" if math.isnan(low) else f", 95 % interval {low:.3g} to {high:.3g}"
