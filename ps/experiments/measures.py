@@ -36,10 +36,10 @@ def cost(points: Points, name: str) -> Floats:
 
 
 def curve(points: Points, over: str) -> Curve:
-    """The metric over one of COSTS: finite values only, the last one where several share a place."""
-    value_N, x_N = averaged(points), np.maximum.accumulate(cost(points, over))
-    keep_N = np.isfinite(value_N)
-    value_N, x_N = value_N[keep_N], x_N[keep_N]
+    """The metric over one of COSTS: finite ones only, the last one where several share a place."""
+    value_N, x_N = averaged(points), cost(points, over)
+    keep_N = np.isfinite(value_N) & np.isfinite(x_N)
+    value_N, x_N = value_N[keep_N], np.maximum.accumulate(x_N[keep_N])
     last_N = np.append(x_N[1:] > x_N[:-1], True) if len(x_N) else np.zeros(0, np.bool_)
     return x_N[last_N], value_N[last_N]
 
@@ -53,7 +53,7 @@ class Measured:
     reached: dict[str, float] | None  # by COSTS, when any rank first logged a value as good as the target
     step_s: float  # seconds per step of a worker
     steps_per_s: float  # of all workers together
-    moved_gb: float  # pushed and pulled by all workers
+    moved_gb: float  # pushed and pulled by all workers; NaN where nobody counted
     epoch_s: float | None  # the mean over workers
 
 
@@ -70,7 +70,7 @@ def measure(run: Run, report: Report) -> Measured:
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
         step_s=run.outcome.seconds * len(run.outcome.clocks) / steps if steps else np.nan,
         steps_per_s=steps / run.outcome.seconds if run.outcome.seconds else np.nan,
-        moved_gb=float(cost(run.points, "mb").max(initial=0.0)) / 1e3 if run.points is not None else 0.0,
+        moved_gb=np.nan if run.points is None else float(cost(run.points, "mb").max(initial=0.0)) / 1e3,
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
 

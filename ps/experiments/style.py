@@ -27,7 +27,7 @@ _RC: dict[str, Any] = {
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "lines.linewidth": 1.4,
-    "lines.markersize": 4,
+    "lines.markersize": 5,
     "lines.markeredgewidth": 0.5,
     "lines.markeredgecolor": "white",
     "hatch.linewidth": 0.6,

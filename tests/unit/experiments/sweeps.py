@@ -61,7 +61,14 @@ def write_cell(sweep: Path, cell: Cell, ended: Ended | None) -> None:
         columns |= {name: [value] * len(ended.rows) for name, value in own.items()}
         parquet.write_table(pa.table(columns), folder / "points.parquet")
     last = ended.rows[-1][0] if ended.rows else 0.0
-    outcome = {"exit_code": 0, "reason": None, "seconds": last, "clocks": [10, 10], "links": "virtual", "peers": {}}
+    outcome: dict[str, Any] = {
+        "exit_code": 0,
+        "reason": None,
+        "seconds": last,
+        "clocks": [10] * cell.config.workers,
+        "links": "virtual",
+        "peers": {},
+    }
     (folder / "outcome.json").write_text(json.dumps(outcome | {"processes": {}} | ended.outcome))
 
 
