@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,8 +34,9 @@ PARTS = (  # of a step: name, label, grey or colour, hatch
 def pictures(group: Sequence[Summary], results: Results) -> list[Picture]:
     """All figures of arms of one axis."""
     found: list[Picture | None] = []
-    for part, first in enumerate(range(0, len(group), LINES_MAX)):
-        some = group[first : first + LINES_MAX]
+    size = math.ceil(len(group) / math.ceil(len(group) / LINES_MAX))  # figures of about as many lines each
+    for part, first in enumerate(range(0, len(group), size)):
+        some = group[first : first + size]
         found += [curves(some, results, part), stalenesses(some, results, part)]
     found += [times(group), speedup(group, results), *maps(group, results)]
     return [one for one in found if one is not None]

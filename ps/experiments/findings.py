@@ -79,13 +79,19 @@ def _conclusion(verdict: Verdict, behind: Sequence[tuple[str, str, int]]) -> str
     if verdict.won:
         arm, words, _ = behind[0]
         return f"It won: {'next' if len(behind) > 1 else 'the other'} is {arm}, {words}."
-    left = [(arm, f"{arm} ({words})") for arm, words, _ in behind if arm not in verdict.beaten]
-    alike = [words for arm, words in left if _has_ends(verdict.leads[arm])]
-    few = [words for arm, words in left if not _has_ends(verdict.leads[arm])]
-    said = [f"No significant difference from {', '.join(alike)}."] if alike else []
-    said += [f"Too few pairs to say anything of {', '.join(few)}."] if few else []
+    left = [(arm, words) for arm, words, _ in behind if arm not in verdict.beaten]
+    alike = [pair for pair in left if _has_ends(verdict.leads[pair[0]])]
+    few = [pair for pair in left if pair not in alike]
+    said = [f"No significant difference from {_listed(alike)}."] if alike else []
+    said += [f"Too few pairs to say anything of {_listed(few)}."] if few else []
     said += [f"Better than {', '.join(verdict.beaten)}."] if verdict.beaten else []
     return " ".join(said)
+
+
+def _listed(arms: Sequence[tuple[str, str]]) -> str:
+    """The nearest with how far behind, the others by name: the table has the rest."""
+    (near, words), *others = arms
+    return ", ".join([f"{near} ({words})", *(arm for arm, _ in others)])
 
 
 def _has_ends(lead: Interval | None) -> bool:

@@ -40,13 +40,13 @@ PEERS = {
 }
 
 
-def report(folder: Path, toml: str, make: Make, **given: Any) -> Path:
-    """Writes the sweep and its report, and gives the folder of that."""
-    write_sweep(folder, toml, make, **given)
+def report(folder: Path, toml: str, make: Make, *flags: str) -> Path:
+    """Writes the sweep and its report, and gives the folder where that is without flags."""
+    write_sweep(folder, toml, make)
     with pytest.raises(SystemExit) as ended:
-        main(["report", str(folder / "sweep"), "--out", str(folder / "report")])
+        main(["report", str(folder / "sweep"), *flags])
     assert ended.value.code == 0
-    return folder / "report"
+    return folder / "sweep" / "report"
 
 
 def trained(cell: Cell) -> Ended:
@@ -80,6 +80,7 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
             "final": [points[-1]["value"] for points in cells],
             "best": [max(row["value"] for row in points) for points in cells],
             "step_s": [points[-1]["seconds"] * 2 / 20 for points in cells],
+            "steps_per_s": [20 / points[-1]["seconds"] for points in cells],
             "moved_gb": [(points[-1]["pushed_mb"] + points[-1]["pulled_mb"]) / 1000 for points in cells],
             "seconds_to_target": [row["seconds"] for row in there],
             "mb_to_target": [row["pushed_mb"] + row["pulled_mb"] for row in there],
@@ -93,6 +94,8 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
             assert float(found[arm][f"{name}_median"]) == pytest.approx(statistics.median(values))
             assert float(found[arm][f"{name}_low"]) == pytest.approx(min(values))
             assert float(found[arm][f"{name}_high"]) == pytest.approx(max(values))
+            if name == "steps_per_s":
+                continue  # only in the CSV
             lines = [next(line for line in page.splitlines() if line.lstrip("| ").startswith(arm)) for page in pages]
             assert all(f"{statistics.median(values):.4g}" in line for line in lines), (arm, name, lines)
         assert all(("not reached" in line) == (not there) for line in lines)
@@ -265,6 +268,20 @@ def test_epochs_have_a_time_where_they_are_logged(tmp_path: Path) -> None:
     rows = [(2.5 * at, rank, at, 1.0, 1.0, 1.0, "epoch", float(at)) for at in (1, 2, 3) for rank in (0, 1)]
     folder = report(tmp_path, TOML, lambda cell: Ended([*logged([0.5]), *rows]))
     assert float(rows_of(folder / "summary.csv")[0]["epoch_s_median"]) == pytest.approx(2.5)
+
+
+def test_out_names_another_folder_and_figures_of_before_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "old.pdf").write_bytes(b"")
+    beside = report(tmp_path, TOML.replace("[1, 2, 3]", "[1]"), trained, "--out", str(out))
+    assert not beside.exists()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "figures", "report.html", "report.md", "summary.csv", "summary.tex",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (out / "figures").iterdir()) == [
+        "curves-virtual.pdf", "staleness-virtual.pdf", "time-virtual.pdf",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
