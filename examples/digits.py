@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import sys
-import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -112,16 +111,16 @@ def train(client: ps.Client, data: Data, args: argparse.Namespace) -> None:
     batches = ps.data.shard(data.train, client, batch=data.batch, epochs=args.epochs or data.epochs)
     if client.clock == 0:
         client.barrier()  # all begin together, so that runs can be compared; not needed to learn
-    began, told = time.monotonic(), -TELL_S
+    began, told = client.now, -TELL_S
     for images, labels in batches:  # ends early when client.should_stop: a stop rule, Ctrl-C, a failure elsewhere
         values = client.pull()  # waits as the model says
         grads, loss = gradients(values, images, labels)
-        if (now := time.monotonic() - began) >= told + TELL_S:  # rarely: a report costs more than a step of this size
+        if (now := client.now - began) >= told + TELL_S:  # rarely: a report costs more than a step of this size
             told = now
             client.log(loss=loss, epoch=client.clock // epoch)
             if client.rank == 0:
                 client.log(seconds=now, accuracy=accuracy(values, data.test))  # in this order in run.jsonl
-        time.sleep(step_s)
+        client.spend(step_s)
         client.push(grads, weight=len(labels))
         client.tick()
     if client.should_stop:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import zlib
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from difflib import get_close_matches
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
@@ -15,6 +15,7 @@ from ps.colocated import counted
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
 from ps.metrics import Snapshot
+from ps.report import checksum
 from ps.types import Array
 from ps.worker.aio import AsyncClient
 from ps.worker.client import Client
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Plain = Callable[[Client], Any]
+HERE: ContextVar[Client | None] = ContextVar("client", default=None)  # what `connect` gives to a script run in here
 Train = Plain | Callable[[AsyncClient], Awaitable[Any]]
 
 
@@ -145,10 +147,7 @@ class LocalCluster:
 
     def checksum(self) -> str:
         """One number for all values and optimizer state: equal runs have equal ones."""
-        crc = 0
-        for part in self._backend.contents():
-            crc = zlib.crc32(part, crc)
-        return f"{crc:08x}"
+        return checksum(self._backend.contents())
 
     def close(self) -> None:
         """Ends everything; workers that still run end at their next client call."""
@@ -232,6 +231,8 @@ def connect(role: str = "worker", *, key: str | None = None) -> Client | Reader:
     """
     if role not in ("worker", "reader"):
         raise ConfigError(f"connect: role: expected 'worker' or 'reader', got {role!r}")
+    if role == "worker" and (client := HERE.get()) is not None:
+        return client
     if os.environ.get("PS_CONTROLLER"):
         from ps import processes
 

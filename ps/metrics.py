@@ -50,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
+    "slices": Metric("gauge", "slices", "Slices that a server steps."),
     "lr": Metric("gauge", "rate", "The learning rate at the last pull."),
 }
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": "ps.cli.stop",
     "doctor": "ps.cli.doctor",
     "key": "ps.cli.key",
+    "sweep": "ps.cli.sweep",
     "report": "ps.cli.report",
 }
 

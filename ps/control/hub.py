@@ -184,6 +184,7 @@ class Hub:
             "stopped": None if core.stopped is None else core.stopped.reason,
             "failed": core.stopped is not None and core.stopped.failed,
             "skipped_examples": dict(core.skipped),
+            "began_at": core.began_at,
             "metrics": dict(self._metrics),
             "memory": self._rooms.status(),
             "refused": self.refused,

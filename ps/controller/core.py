@@ -96,6 +96,7 @@ class Controller:
         self.epoch_ended = -1
         self.skipped: dict[int, int] = {}  # data epoch -> examples left out
         self.stopped: Stop | None = None
+        self.began_at: float | None = None  # when the first clock of all was finished
         self._orders = 0  # given to shards
         self._unconfirmed: dict[int, tuple[set[int], list[Send]]] = {}  # order -> shards, what follows when all have
         self._send: list[Send] = []
@@ -194,6 +195,8 @@ class Controller:
                 self.batches.ready(number, int(rank))
             case Progress(_, _, clock):
                 member.clock = clock
+                if clock and self.began_at is None:
+                    self.began_at = self._now
             case Log():
                 member.logged.update(zip(message.names, message.values, strict=False))
                 member.logged_clock = message.clock

@@ -8,6 +8,7 @@ from ps import wire
 from ps.controller.actions import Send
 from ps.controller.core import Controller
 from ps.errors import FrameError, OutboxFull
+from ps.messages import Log
 from ps.transport.base import Message, Unreachable
 from ps.types import PeerId
 
@@ -18,11 +19,14 @@ class ControllerRuntime:
     def __init__(self, core: Controller, job: bytes, send: Callable[[PeerId, Message], None]) -> None:
         self.core, self.job, self._send = core, job, send
         self.rejected = 0
+        self.on_log: Callable[[Log, float], None] = lambda log, now: None  # for who wants to know what workers log
 
     def receive(self, sender: PeerId, message: Message, now: float) -> None:
         """One message from a peer; bad bytes are counted and passed over."""
         try:
             for body in wire.decode(message.header, self.job):
+                if isinstance(body, Log):
+                    self.on_log(body, now)
                 self.perform(self.core.handle(sender, body, now))
         except FrameError:
             self.rejected += 1

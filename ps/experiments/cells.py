@@ -36,6 +36,7 @@ class Cell(BaseModel):
     phase: Phase
     seed: int
     settings: Settings  # what tells it from others: of grid, compare and tune
+    tuned: Settings  # those of tune
     world: World
     launch: Launch
     script: str  # an absolute path
@@ -44,6 +45,7 @@ class Cell(BaseModel):
     stop_after: str | None
     stop_when: str | None
     patience: str | None
+    max_restarts: int
     links: Links
     faults: list[Fault]
     timeout_s: float
@@ -88,8 +90,8 @@ def tuning_cells(experiment: Experiment, folder: Path) -> list[Cell]:
 def final_cells(experiment: Experiment, folder: Path, chosen: Mapping[str, Settings]) -> list[Cell]:
     """What is reported. chosen: by arm, the settings that tuning has found, {} without [tune]."""
     return [
-        make_cell(experiment, folder, name, chosen.get(name, {}), "final", seed)
-        for name in arms(experiment)
+        make_cell(experiment, folder, name, tuned, "final", seed)
+        for name, tuned in chosen.items()
         for seed in experiment.seeds
     ]
 
@@ -118,14 +120,15 @@ def make_cell(experiment: Experiment, folder: Path, name: str, tuned: Settings, 
     """One run of the arm of this name. Raises: ConfigError naming the arm and what is impossible in it."""
     arm, own = arms(experiment)[name]
     try:
-        return _cell(experiment, folder, name, arm, own | tuned, phase, seed)
+        return _cell(experiment, folder, name, arm, own, tuned, phase, seed)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
 def _cell(
-    experiment: Experiment, folder: Path, name: str, arm: Arm, settings: Settings, phase: Phase, seed: int
+    experiment: Experiment, folder: Path, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
 ) -> Cell:
+    settings = own | tuned
     fill = _Filler({**settings, _OWN: seed})
     options = fill.all({**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}, "run")
     args = experiment.args if arm.args is None else arm.args
@@ -136,6 +139,7 @@ def _cell(
         "phase": phase,
         "seed": seed,
         "settings": settings,
+        "tuned": tuned,
         "world": experiment.world,
         "launch": arm.launch,
         "script": str(_existing(folder / script)),
@@ -144,6 +148,7 @@ def _cell(
         "stop_after": fill.text(experiment.stop_after, "stop_after"),
         "stop_when": fill.text(experiment.stop_when, "stop_when"),
         "patience": fill.text(experiment.patience, "patience"),
+        "max_restarts": experiment.max_restarts,
         "links": Links.model_validate(links.model_dump()).model_dump(),
         "faults": [fault.model_dump() for fault in experiment.faults],
         "timeout_s": experiment.timeout_s,
@@ -205,5 +210,11 @@ def _check(cell: Cell) -> None:
             raise ConfigError(f"links.hosts: expected h1 to {last}, got {host!r}")
     if cell.world == "virtual" and config.stragglers is not None and config.compute_s is None:
         raise ConfigError("stragglers: expected compute_s beside them in virtual time, where computing takes none")
+    if cell.world == "processes" and cell.links != Links():
+        raise ConfigError("links: expected world = virtual or netlab, where links can be made, got processes")
+    if cell.world == "netlab" and any(link.delay_ms != cell.links.delay_ms for link in cell.links.hosts.values()):
+        raise ConfigError("links.hosts: expected the delay_ms of all hosts in world = netlab, got another one")
+    if cell.world != "virtual" and any(fault.cut for fault in cell.faults):
+        raise ConfigError(f"faults: expected kill, as only world = virtual can cut, got cut in {cell.world}")
     if cell.world == "virtual" and cell.launch == "ranks":
         raise ConfigError("launch: expected world = processes or netlab for ranks, got virtual")

@@ -114,6 +114,7 @@ class Experiment(Section):
     stop_after: str | None = None
     stop_when: str | None = None
     patience: str | None = None
+    max_restarts: Annotated[int, Field(ge=0)] = 0  # of each worker that dies
     links: Links = Links()
     faults: list[Fault] = []
     grid: dict[str, Values] = {}

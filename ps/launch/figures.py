@@ -17,8 +17,8 @@ MB = 1e6
 
 class Figures:
     """Of each worker, from its start: MB pushed and pulled as they travelled, seconds that its loop has waited, the
-    learning rate at its last pull, and clocks per second since the report before. Of the run: staleness of commits,
-    mean, 95th percentile and largest, since the start, over all servers.
+    learning rate at its last pull, and clocks per second since the report before. Of the run, over all servers since
+    the start: commits of a slice, on average, and their staleness, mean, 95th percentile and largest.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Figures:
                 found += [Report(seconds, rank, clock, f"ps/{name}", value) for name, value in figures.items()]
         clock = min((worker["clock"] for worker in status["workers"]), default=0)
         servers = [_snapshot(status, server_peer(server["shard"])) for server in status["servers"]]
-        figures = _of_servers(merge(servers))
+        figures = _of_servers(servers)
         found += [Report(seconds, RUN, clock, f"ps/{name}", value) for name, value in figures.items()]
         return [report for report in found if math.isfinite(report.value)]
 
@@ -64,12 +64,14 @@ def _of_worker(seen: Snapshot) -> dict[str, float]:
     return figures if rate is None else {**figures, "lr": rate}
 
 
-def _of_servers(seen: Snapshot) -> dict[str, float]:
+def _of_servers(servers: list[Snapshot]) -> dict[str, float]:
+    seen, slices = merge(servers), sum(server.gauges.get(series("slices"), 0.0) for server in servers)
     staleness = seen.histograms.get(series("staleness"))
     if staleness is None:
         return {}
+    commits = {"commits": seen.total("applies") / slices} if slices else {}
     mean, p95 = staleness.sum / staleness.n, staleness.percentile(95)
-    return {"staleness_mean": mean, "staleness_p95": p95, "staleness_max": staleness.max}
+    return {**commits, "staleness_mean": mean, "staleness_p95": p95, "staleness_max": staleness.max}
 
 
 def _snapshot(status: Mapping[str, Any], peer: str) -> Snapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -22,6 +22,14 @@ from ps.launch.supervisor import GRACE_S
 
 LOG_DIR = "ps-logs"
 _CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY")  # ours to set
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process is started: by a command of its host's, which its own follows; and where it listens there."""
+
+    command: tuple[str, ...] = ()
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class RunOptions:
     quiet: bool = False
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
+    kills: tuple[tuple[int, str], ...] = ()  # for experiments: at this clock of all workers, this process ("worker 1")
+    place: Callable[[str], Place] = lambda name: Place()  # for experiments: of a process; "controller" is this one
     places: Mapping[str, str] = field(default_factory=dict)
 
     @property

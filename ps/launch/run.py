@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from ps.launch.options import (
     server_environment,
     worker_environment,
 )
-from ps.launch.rules import Rule
+from ps.launch.rules import Rule, progress
 from ps.launch.save import save_command
 from ps.launch.sinks import Sink, Started
 from ps.launch.supervisor import Exit, Supervisor
@@ -62,8 +63,10 @@ class Run:
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     told_late: bool = False
+    kills: list[tuple[int, str]] = field(init=False)  # still to come
 
     def __post_init__(self) -> None:
+        self.kills = list(self.options.kills)
         self.workers = Workers(
             self.config, self.control, self.watch, self.view, self.runs, self.restart, self.options.grace_s
         )
@@ -101,9 +104,10 @@ class Run:
         self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers, self.key)
         for shard in range(self.config.servers):
             env = server_environment(self.env, shard, self.options.script)
-            # Else a free port of its own choice; beside the workers that are all here, no port at all.
-            place = ["--listen", endpoint(self.control.job, shard)] if self.options.is_colocated else []
-            self.supervisor.start(f"server {shard}", [*self.server, *place], env)
+            place = self.options.place(f"server {shard}")
+            # Beside the workers that are all here, no port at all.
+            at = endpoint(self.control.job, shard) if self.options.is_colocated else f"{place.address}:0"
+            self.supervisor.start(f"server {shard}", [*place.command, *self.server, "--listen", at], env)
         for rank in range(self.config.workers):
             self.start_worker(rank)
         if self.options.evaluator is not None:
@@ -111,7 +115,7 @@ class Run:
             self.supervisor.start("evaluator", [sys.executable, self.options.evaluator], env)
 
     def start_worker(self, rank: int) -> None:
-        argv = [sys.executable, self.options.script, *self.options.args]
+        argv = [*self.options.place(f"worker {rank}").command, sys.executable, self.options.script, *self.options.args]
         self.supervisor.start(f"worker {rank}", argv, worker_environment(self.env, rank, self.config.workers))
 
     def restart(self, rank: int, why: str) -> bool:
@@ -165,6 +169,10 @@ class Run:
         self.workers.look(now)
         if outcome is not None and not outcome[1]:
             self.on_stopped(now)
+        clock = min(progress(self.watch.status, 0.0).clocks, default=0)
+        for kill in [kill for kill in self.kills if kill[0] <= clock]:
+            self.kills.remove(kill)
+            self.supervisor.signal(kill[1], signal.SIGKILL)
 
     def on_stopped(self, now: float) -> None:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""
@@ -241,10 +249,9 @@ class Run:
         if self.supervisor.signals:
             failure, code, reason = None, 128 + self.supervisor.signals[0], "interrupted"
         seconds = self.watch.seconds
-        cpu = {} if evaluator is None else {"evaluator_cpu_s": round(evaluator.cpu_s, 3)}
         restarts = {str(rank): count for rank, count in self.restarts.items()}
         why = reason if failure is None else failure.why
-        self.watch.end(reason=why, exit_code=code, restarts=restarts, **cpu)
+        self.watch.end(reason=why, exit_code=code, restarts=restarts, processes=used(self.supervisor.ended))
         self.view.close()
         if evaluator is not None and not self.options.quiet:
             self.view.note(f"the evaluator used {evaluator.cpu_s:.1f} s of CPU beside the run's {seconds:.1f} s")
@@ -254,6 +261,16 @@ class Run:
             self.view.note(f"failed after {seconds:.1f} s: {failure.why.partition(chr(10))[0]}")
             print(*failure.last_words(), sep="\n", file=sys.stderr, flush=True)
         return code
+
+
+def used(exits: Iterable[Exit]) -> dict[str, dict[str, float]]:
+    """By process: seconds of processor time, of all its lives together, and the most memory that one of them had."""
+    found: dict[str, dict[str, float]] = {}
+    for exit in exits:
+        before = found.get(exit.name, {"cpu_s": 0.0, "peak_mb": 0.0})
+        cpu_s, peak_mb = before["cpu_s"] + exit.cpu_s, max(before["peak_mb"], exit.peak_mb)
+        found[exit.name] = {"cpu_s": round(cpu_s, 3), "peak_mb": round(peak_mb, 1)}
+    return found
 
 
 def run_cluster(
@@ -278,7 +295,8 @@ def run_cluster(
     view = open_view(options.quiet)
     control: Control | None = None
     try:
-        control = _control_server(config, key) if make_control is None else make_control(config)
+        address = options.place("controller").address
+        control = _control_server(config, key, address) if make_control is None else make_control(config)
         return _run(options, config, rules, sinks, control, view, server, key)
     except (Error, OSError) as error:
         view.close()
@@ -290,10 +308,10 @@ def run_cluster(
             control.close()
 
 
-def _control_server(config: RunConfig, key: Key | None) -> Control:
+def _control_server(config: RunConfig, key: Key | None, address: str) -> Control:
     from ps.control.service import ControlServer  # late: it brings grpc
 
-    return ControlServer(config, hold=True, key=key)
+    return ControlServer(config, host=address, hold=True, key=key)
 
 
 def _run(

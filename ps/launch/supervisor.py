@@ -39,6 +39,7 @@ class Exit:
     asked: bool  # it was told to end
     cpu_s: float  # user + system, its own waited-for children included
     tail: list[str]  # its last lines
+    peak_mb: float = 0.0  # the most memory that it had, 10^6 bytes; 0: not known
 
     @property
     def words(self) -> str:
@@ -88,6 +89,7 @@ class Supervisor:
         log_dir: None for no log files.
         """
         self.signals: list[int] = []  # caught so far
+        self.ended: list[Exit] = []  # in that order
         self._warn, self._log_dir, self._grace_s = warn, log_dir, grace_s
         self._children: dict[str, Child] = {}
         self._output = Output(show)
@@ -164,6 +166,11 @@ class Supervisor:
             child.asked = True
             child.signal(signal.SIGKILL)
 
+    def signal(self, name: str, number: int) -> None:
+        """To a child and its group, as if it came from elsewhere; nothing where it has ended."""
+        if name in self._children:
+            self._children[name].signal(number)
+
     def close(self) -> None:
         """Kills what is left, reaps it, gives the signals back."""
         self.kill()
@@ -200,7 +207,9 @@ class Supervisor:
         os.close(child.pidfd)
         del self._children[child.name]
         child.stream.ended.wait(DRAIN_S)
-        return Exit(child.name, code, child.asked, usage.ru_utime + usage.ru_stime, list(child.stream.tail))
+        cpu_s, peak_mb = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
+        self.ended.append(exit := Exit(child.name, code, child.asked, cpu_s, list(child.stream.tail), peak_mb))
+        return exit
 
     def _tell_guard(self, line: str) -> None:
         assert self._guard.stdin is not None

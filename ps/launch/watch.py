@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,16 +36,20 @@ class Watch:
     view: View
     journal: Journal
     figures: Figures = field(default_factory=Figures)
-    began: float = field(default_factory=time.monotonic)
+    now: Callable[[], float] = time.monotonic  # seconds, those of logs; virtual in the simulator
+    began: float = field(init=False)
     status: dict[str, Any] = field(default_factory=dict)  # as of the last look
     latest: dict[int, dict[str, float]] = field(default_factory=dict)  # rank -> its latest value of each name
     hinted: bool = False
     billed: str = ""  # the memory bill that was told last
 
+    def __post_init__(self) -> None:
+        self.began = self.now()
+
     @property
     def seconds(self) -> float:
         """Since the start of the run."""
-        return time.monotonic() - self.began
+        return self.now() - self.began
 
     @property
     def outcome(self) -> Outcome | None:
@@ -77,7 +82,9 @@ class Watch:
     def end(self, **outcome: Any) -> None:
         """After the last look: figures as they ended, and how the run did."""
         self.journal.logged(self.figures.reports(self.status, self.seconds, now=True))
-        self.journal.end(seconds=round(self.seconds, 3), clocks=[worker["clock"] for worker in self.workers], **outcome)
+        began_at, clocks = self.status["began_at"], [worker["clock"] for worker in self.workers]
+        began = None if began_at is None else round(began_at - self.began, 3)
+        self.journal.end(seconds=round(self.seconds, 3), began=began, clocks=clocks, **outcome)
 
     def _tell_bill(self) -> None:
         """Whenever parameters were registered, but for those that nobody would count."""

@@ -295,6 +295,7 @@ class Server:
         if isinstance(record, Added):
             new = [self.shard.keyspace.slices[int(i)] for i in record.ids]
             self.values.add(new)
+            self.metrics.gauge("slices", sum(item.trainable for item in self.values.slices))
             if self.follower is not None:
                 self.follower.feed(record, (), new)
             return

@@ -94,8 +94,7 @@ class Virtual:
         return self._ask(metrics)
 
     def contents(self) -> list[bytes]:
-        servers = self.simulator.servers
-        return self._ask(lambda: [part for _, server in sorted(servers.items()) for part in server.values.contents()])
+        return self._ask(self.simulator.contents)
 
     def close(self) -> None:
         self._closing = True

@@ -97,6 +97,10 @@ class Simulator:
             sends = self.controller.core.server_lost(shard, KILLED, self.now)
             self.at(self.now, lambda: self._control(sends))
 
+    def contents(self) -> list[bytes]:
+        """Values and optimizer state of all servers."""
+        return [part for _, server in sorted(self.servers.items()) for part in server.values.contents()]
+
     # ---- running ----------------------------------------------------------------------------------------------------
 
     def at(self, time: float, do: Callable[[], None]) -> None:

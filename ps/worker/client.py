@@ -115,6 +115,11 @@ class Client:
         return self._worker.session.pull_travels
 
     @property
+    def now(self) -> float:
+        """Seconds, monotonic: of this machine's clock, or virtual ones in a seeded cluster."""
+        return self._worker.port.now()
+
+    @property
     def busy_s(self) -> float:
         """Seconds, from any begin, that this worker has not spent waiting for others: the difference of two counts."""
         return self._worker.busy_s

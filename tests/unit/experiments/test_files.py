@@ -53,7 +53,7 @@ def write(folder: Path, text: str) -> Path:
 def cells(folder: Path, text: str) -> list[Cell]:
     experiment = read_experiment(write(folder, text))
     check_cells(experiment, folder)
-    return final_cells(experiment, folder, {})
+    return final_cells(experiment, folder, {name: {} for name in arms(experiment)})
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:

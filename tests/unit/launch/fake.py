@@ -104,7 +104,14 @@ class FakeControl:
             workers = [{**worker, "logged": dict(worker["logged"])} for worker in self.workers]
             servers = [{"shard": shard, "address": "", "state": "up"} for shard in range(self.config.servers)]
             stopped, failed = self.outcome or (None, False)
-        return {"workers": workers, "servers": servers, "stopped": stopped, "failed": failed, "metrics": {}}
+        return {
+            "workers": workers,
+            "servers": servers,
+            "stopped": stopped,
+            "failed": failed,
+            "metrics": {},
+            "began_at": None,
+        }
 
     def stop(self, reason: str, failed: bool = False) -> None:
         with self._lock:

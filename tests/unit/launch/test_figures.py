@@ -28,6 +28,8 @@ def worker(pushed: int, pulled: int, waits: list[float], lr: float) -> dict[str,
 
 def server(*staleness: int) -> dict[str, Any]:
     metrics = Metrics()
+    metrics.gauge("slices", 2)
+    metrics.count("applies", len(staleness))
     for versions in staleness:
         metrics.observe("staleness", versions)
     return metrics.snapshot().to_dict()
@@ -54,6 +56,7 @@ def test_figures_of_workers_and_of_the_run() -> None:
         (1, 20, "ps/pulled_mb"): 0.25,
         (1, 20, "ps/waited_s"): 0.0,
         (1, 20, "ps/clocks_per_s"): 2.0,
+        (RUN, 10, "ps/commits"): 20 / 4,
         (RUN, 10, "ps/staleness_mean"): 0.2,
         (RUN, 10, "ps/staleness_p95"): 0.0,
         (RUN, 10, "ps/staleness_max"): 4.0,

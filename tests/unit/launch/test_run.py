@@ -219,7 +219,7 @@ def test_the_evaluator_is_not_counted_and_its_cost_is_told(launch: Launch) -> No
     assert launch('say("done")', evaluator=str(launch.folder / "evaluate.py")) == 0, launch.err
     assert "the evaluator has not ended 1 s after the job, so it is made to\n" in launch.err
     assert launch.control is not None and launch.control.released
-    assert "ps: the evaluator used 0." in launch.err and launch.journal[-1]["evaluator_cpu_s"] >= 0
+    assert "ps: the evaluator used 0." in launch.err and launch.journal[-1]["processes"]["evaluator"]["cpu_s"] >= 0
 
 
 def test_an_evaluator_that_fails_ends_nothing_but_is_told(launch: Launch) -> None:

@@ -1,0 +1,71 @@
+"""Hosts with links of a chosen speed on this machine: the command `netlab` makes them of network namespaces.
+
+The cell's hosts are h1, h2, ...; one more, after the last, is the controller's, whose link is not limited.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+
+from ps.errors import ConfigError
+from ps.experiments.cells import Cell
+from ps.launch.options import Place
+
+COMMAND = "netlab"
+ADDRESS = "10.77.0.{number}"
+FREE_MBIT = 10_000  # of a link without a rate
+COMMAND_S = 60.0
+
+
+def missing() -> str | None:
+    """Why there can be no hosts here; None: there can."""
+    if shutil.which(COMMAND) is None:
+        return f"expected the command {COMMAND}, which makes hosts of network namespaces, got none on PATH"
+    if os.geteuid() != 0:
+        return f"expected root, as {COMMAND} needs, got user {os.geteuid()}"
+    return None
+
+
+def inside(cell: Cell, command: Sequence[str]) -> int:
+    """Makes the hosts, runs the command on the controller's, removes them again; the command's exit code.
+
+    Raises: ConfigError when hosts cannot be made.
+    """
+    hosts = sorted(set(cell.hosts.values()), key=_number)
+    os.environ["NETLAB"] = f"ps{cell.id[:8]}"
+    try:
+        # A link's delay is one way, and every message has two links behind it: that of its sender and its receiver.
+        _netlab("up", str(len(hosts) + 1), "--rate", str(FREE_MBIT), "--rtt", f"{2 * cell.links.delay_ms:g}")
+        for host in hosts:
+            link = cell.links.of(host)
+            if link.rate_mbit is not None:
+                _netlab("limit", host, f"{link.rate_mbit:g}")
+        return subprocess.call([COMMAND, "run", f"h{len(hosts) + 1}", "--", *command])
+    finally:
+        subprocess.run([COMMAND, "down"], capture_output=True, timeout=COMMAND_S)
+
+
+def place_of(cell: Cell) -> Callable[[str], Place]:
+    """Where each process is started, by its name: "worker 0", "server 1", "controller"."""
+    hosts = cell.hosts
+
+    def place(name: str) -> Place:
+        if name == "controller":
+            return Place((), ADDRESS.format(number=len(set(hosts.values())) + 1))
+        host = hosts[name.replace(" ", ":")]
+        return Place((COMMAND, "run", host, "--"), ADDRESS.format(number=_number(host)))
+
+    return place
+
+
+def _number(host: str) -> int:
+    return int(host.removeprefix("h"))
+
+
+def _netlab(*args: str) -> None:
+    done = subprocess.run([COMMAND, *args], capture_output=True, text=True, timeout=COMMAND_S)
+    if done.returncode != 0:
+        raise ConfigError(f"{COMMAND} {' '.join(args)}: {done.stderr.strip() or f'exit code {done.returncode}'}")

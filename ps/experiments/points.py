@@ -1,0 +1,99 @@
+"""What a run has logged becomes rows: one per logged value, with the bytes and commits up to then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ps.errors import ConfigError
+from ps.experiments.cells import Cell
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Axis = Literal["virtual", "emulated", "wall"]
+RUN = -1  # the rank of what belongs to no worker
+FIGURES = "ps/"  # how the names of our own figures begin
+_SUMS = {"pushed_mb": "ps/pushed_mb", "pulled_mb": "ps/pulled_mb", "commits": "ps/commits"}
+
+
+def axis_of(cell: Cell, links: str) -> Axis:
+    """What the seconds of a cell are; they are compared with no others."""
+    if cell.world == "virtual":
+        return "virtual"
+    config = cell.config
+    made = config.compute_s is not None or config.stragglers is not None or links == "token bucket"
+    return "emulated" if made else "wall"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The logged values of a run.jsonl; a last line that was cut off is left out. Raises: ConfigError."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "name" not in row:
+            continue
+        try:
+            row["rank"] = RUN if row["rank"] is None else int(row["rank"])
+            row |= {"seconds": float(row["time"]), "clock": int(row["clock"]), "value": float(row["value"])}
+            rows.append(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}:{number}: expected time, rank, clock, name and value, got {line[:80]} ({error})"
+            ) from None
+    return rows
+
+
+def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis, began: float) -> pyarrow.Table:
+    """The table of a cell: rows that a script has logged, those of our own figures as columns beside them.
+
+    began: when the first clock was finished: seconds count from there, not from the start of processes. The figures
+    come every few seconds; between two of them they are taken to grow evenly.
+    """
+    import pyarrow as pa
+
+    logged = [row for row in rows if not row["name"].startswith(FIGURES)]
+    seconds = np.array([row["seconds"] for row in logged], np.float64)
+    same = {
+        "cell": cell.id,
+        "arm": cell.arm,
+        "phase": cell.phase,
+        "seed": cell.seed,
+        "world": cell.world,
+        "axis": axis,
+        "settings": json.dumps(cell.settings, sort_keys=True),
+    }
+    columns: dict[str, Any] = {name: pa.array([value] * len(logged)) for name, value in same.items()}
+    columns["seconds"] = pa.array(np.maximum(seconds - began, 0.0))
+    columns |= {name: pa.array([row[name] for row in logged], pa.int64()) for name in ("rank", "clock")}
+    columns |= {name: pa.array(_at(seconds, rows, figure)) for name, figure in _SUMS.items()}
+    columns["metric"] = pa.array([row["name"] for row in logged], pa.string())
+    columns["value"] = pa.array([row["value"] for row in logged], pa.float64())
+    return pa.table(columns)
+
+
+def write_points(table: pyarrow.Table, environment: Mapping[str, Any], path: Path) -> None:
+    """As Parquet, the environment in its metadata under `environment`."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table.replace_schema_metadata({"environment": json.dumps(environment)}), path)
+
+
+def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str) -> np.ndarray[Any, Any]:
+    """The sum of a figure over all ranks at these times; nan where nobody has told it."""
+    told = [row for row in rows if row["name"] == figure]
+    if not told:
+        return np.full(len(seconds), np.nan)
+    total = np.zeros(len(seconds))
+    for rank in {row["rank"] for row in told}:
+        own = [row for row in told if row["rank"] == rank]
+        times, values = ([0.0, *(row[key] for row in own)] for key in ("seconds", "value"))
+        total += np.interp(seconds, times, values)
+    return total

@@ -1,0 +1,94 @@
+"""One cell in a process of its own: `python -m ps.experiments.runner FOLDER`, where the sweep has put cell.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ps.config import RunConfig
+from ps.control.service import ControlServer
+from ps.errors import ConfigError, Error
+from ps.experiments import netlab, ranks
+from ps.experiments.cells import Cell
+from ps.experiments.points import axis_of, points, read_log, write_points
+from ps.experiments.virtual import run_virtual
+from ps.launch.options import Place, RunOptions
+from ps.launch.run import run_cluster
+
+
+def main() -> int:
+    """The exit code of the cell's run; 2 when it could not begin."""
+    parser = argparse.ArgumentParser(prog="ps.experiments.runner", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--inside", action="store_true", help="the network is made already, this is a host of it")
+    given = parser.parse_args()
+    folder: Path = given.folder
+    try:
+        cell = Cell.model_validate_json((folder / "cell.json").read_text())
+        if cell.world == "netlab" and not given.inside:
+            return netlab.inside(cell, [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)])
+        outcome = _run(cell, folder)
+        finish(cell, folder, outcome)
+    except (Error, OSError) as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        return 2
+    code: int = outcome["exit_code"]
+    return code
+
+
+def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
+    """Writes the points, and last the outcome: both whole or not at all."""
+    rows = read_log(folder / "run.jsonl")
+    environment = json.loads((folder.parent.parent / "environment.json").read_text())
+    written = folder / "points.parquet.part"
+    write_points(points(cell, rows, axis_of(cell, outcome["links"]), outcome["began"] or 0.0), environment, written)
+    written.rename(folder / "points.parquet")
+    written = folder / "outcome.json.part"
+    written.write_text(json.dumps(outcome))
+    written.rename(folder / "outcome.json")
+
+
+def _run(cell: Cell, folder: Path) -> dict[str, Any]:
+    if cell.world == "virtual":
+        return {**run_virtual(cell, folder), "links": "virtual"}
+    place = netlab.place_of(cell) if cell.world == "netlab" else (lambda name: Place())
+    links = "netlab" if cell.world == "netlab" else "none"
+    if cell.launch == "ranks":
+        return {**ranks.run(cell, folder, place), "links": links}
+    made: list[ControlServer] = []
+
+    def control(config: RunConfig) -> ControlServer:
+        made.append(ControlServer(config, host=place("controller").address, hold=True))
+        return made[-1]
+
+    kills = tuple((fault.clock, fault.kill.replace(":", " ")) for fault in cell.faults if fault.kill is not None)
+    options = RunOptions(
+        cell.script,
+        tuple(cell.args),
+        cell.options,
+        stop_after=cell.stop_after,
+        stop_when=cell.stop_when,
+        patience=cell.patience,
+        max_restarts=cell.max_restarts,
+        log_dir=str(folder / "logs"),
+        quiet=True,
+        kills=kills,
+        place=place,
+    )
+    code = run_cluster(options, make_control=control)
+    for log in (folder / "logs").glob("*/*"):
+        shutil.move(log, folder / log.name)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    ended = json.loads((folder / "run.jsonl").read_text().splitlines()[-1])
+    if ended.get("event") != "end":
+        raise ConfigError(f"{folder / 'run.jsonl'}: expected the run's end in its last line, got none")
+    kept = {name: ended[name] for name in ("reason", "seconds", "began", "clocks", "restarts", "processes")}
+    return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"], "links": links}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
