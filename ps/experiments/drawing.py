@@ -27,7 +27,7 @@ COST_LABELS = {"seconds": "seconds ({axis})", "mb": "MB pushed and pulled", "com
 PARTS = (  # of a step: name, label, grey or colour, hatch
     ("compute_s", "computes", "#0072B2", ""),
     ("gate_s", "waits for others", "#E69F00", "////"),
-    ("rest_s", "the rest: exchange, start and end", "#DDDDDD", "...."),
+    ("rest_s", "the rest: exchange", "#DDDDDD", "...."),
 )
 
 
@@ -147,7 +147,7 @@ def times(group: Sequence[Summary]) -> Picture | None:
         _legend(figure, panel, 3)
         caption = (
             "Mean over seeds. Waits for others: a server held the worker's pull back for another worker. The rest is "
-            "what remains of the run's time: wire, encoding, applying, start and end."
+            "what remains of the time of a step: wire, encoding, applying, and waiting at the end of the run."
         )
         return picture(figure, name, "Where the time of a step goes", caption)
 

@@ -60,7 +60,7 @@ class Measured:
 def measure(run: Run, report: Report) -> Measured:
     """What the report says of a run."""
     points = None if run.points is None else run.points.of(report.metric)
-    steps = sum(run.outcome.clocks)
+    steps, seconds = timed(run)
     value_N = np.zeros(0) if points is None else averaged(points)
     finite_N = value_N[np.isfinite(value_N)]
     best = np.max if report.best == "max" else np.min
@@ -68,11 +68,18 @@ def measure(run: Run, report: Report) -> Measured:
         final=float(value_N[-1]) if len(value_N) else None,
         best=float(best(finite_N)) if len(finite_N) else None,
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
-        step_s=run.outcome.seconds * len(run.outcome.clocks) / steps if steps else np.nan,
-        steps_per_s=steps / run.outcome.seconds if run.outcome.seconds else np.nan,
+        step_s=seconds * len(run.outcome.clocks) / steps if steps else np.nan,
+        steps_per_s=steps / seconds if seconds else np.nan,
         moved_gb=np.nan if run.points is None else float(cost(run.points, "mb").max(initial=0.0)) / 1e3,
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
+
+
+def timed(run: Run) -> tuple[int, float]:
+    """Steps of all workers, and in how many seconds: from the end of the first clock, before which processes start."""
+    if run.outcome.began is None:
+        return sum(run.outcome.clocks), run.outcome.seconds
+    return sum(max(clocks - 1, 0) for clocks in run.outcome.clocks), run.outcome.seconds - run.outcome.began
 
 
 def _reached(points: Points, best: Best, target: float) -> dict[str, float] | None:
@@ -97,7 +104,7 @@ def _epoch_s(points: Points) -> float | None:
 @dataclass(frozen=True)
 class Spent:
     """Seconds of one worker's step, on average: what it computed, how long a server kept its pull waiting for another
-    worker, and the rest: wire, encoding, applying, beginning and end."""
+    worker, and the rest: wire, encoding, applying, waiting at the end."""
 
     compute_s: float
     gate_s: float
@@ -108,18 +115,19 @@ def spent(run: Run) -> dict[int, Spent]:
     """By rank, of workers that measured and stepped. The gates of several servers keep a pull waiting at once: the
     longest counts, and no more than the worker itself has waited."""
     found: dict[int, Spent] = {}
+    steps, seconds = timed(run)
     gates = [_gate_s(snapshot) for peer, snapshot in run.peers.items() if peer.startswith("server:")]
     for rank, clocks in enumerate(run.outcome.clocks):
         snapshot = run.peers.get(f"worker:{rank}")
-        if snapshot is None or clocks == 0:
+        if snapshot is None or clocks == 0 or steps == 0:
             continue
-        compute_s = total_s(snapshot, "compute")
+        compute_s = total_s(snapshot, "compute") / clocks
         gate_s = max(
             (sum(s for other, s in gate.get(rank, {}).items() if other != rank) for gate in gates), default=0.0
         )
-        gate_s = min(gate_s, total_s(snapshot, "wait"))
-        rest_s = max(0.0, run.outcome.seconds - compute_s - gate_s)
-        found[rank] = Spent(compute_s / clocks, gate_s / clocks, rest_s / clocks)
+        gate_s = min(gate_s, total_s(snapshot, "wait")) / clocks
+        step_s = seconds * len(run.outcome.clocks) / steps
+        found[rank] = Spent(compute_s, gate_s, max(0.0, step_s - compute_s - gate_s))
     return found
 
 

@@ -78,7 +78,7 @@ def _group(group: list[Summary], results: Results) -> Group:
 def _tables(summaries: Sequence[Summary], groups: Sequence[Group], results: Results) -> list[Table]:
     found: list[Table | None] = [summary_table(summaries, results)] if summaries else []
     found += [finding_table(finding) for group in groups for finding in group.findings if len(finding.behind) > 1]
-    found += [failure_table(results)] if results.failures else []
+    found += [failure_table(results)] if results.failures or results.begun else []
     found += [waiting_table(summaries), resource_table(summaries)]
     found += [environment_table(results.environment)] if results.environment else []
     return [table for table in found if table is not None]
@@ -99,7 +99,7 @@ def warnings(results: Results) -> list[str]:
     if results.failures:
         found.append(f"{counted(len(results.failures), 'cell')} failed: listed below, and counted in nothing else.")
     if results.foreign:
-        found.append(f"{counted(results.foreign, 'cell')} of no arm or seed of experiment.toml: left out.")
+        found.append(f"{counted(results.foreign, 'cell')} that experiment.toml does not have (any more): left out.")
     return found
 
 

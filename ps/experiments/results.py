@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ps.errors import ConfigError, FrameError
-from ps.experiments.cells import Cell, arms, product
+from ps.experiments.cells import Cell, arms, is_of, product
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.statistics import Floats
+from ps.experiments.sweep import choose, has_ended_well, last_line
 from ps.metrics import Snapshot
 from ps.plugins import describe
 
@@ -41,13 +42,13 @@ class Outcome(BaseModel):
 
     exit_code: int
     reason: str | None = None
-    seconds: float  # of the cell's axis
+    seconds: float  # since the start of the run
+    began: float | None = None  # the end of the first clock; None: there was none
     clocks: list[int]  # finished, by rank
-    restarts: int = 0  # of workers
-    checksum: str | None = None
-    links: str = "none"
+    restarts: dict[int, int] = {}  # by rank
+    links: str
     peers: dict[str, dict[str, Any]] = {}  # "worker:0", "server:0": as `Snapshot.to_dict` gives them
-    processes: dict[str, Use] = {}  # by the same names
+    processes: dict[str, Use] = {}  # "worker 0", "server 0"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Run:
     @property
     def problem(self) -> str | None:
         """Why it is not reported: it failed, or there is nothing to report."""
-        if self.outcome.exit_code != 0:
+        if not has_ended_well(self.cell, vars(self.outcome)):
             return f"exit code {self.outcome.exit_code}: {self.outcome.reason or 'no reason was given'}"
         return "nothing was logged" if self.points is None else None
 
@@ -97,13 +98,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep as far as it got. Cells of arms that the experiment does not have are only counted."""
+    """A sweep as far as it got. Cells that the experiment, as it is now, does not have are only counted."""
 
     experiment: Experiment
     environment: Mapping[str, Any]
     runs: tuple[Run, ...]  # that have ended, tuning too: by arm as in the file, then seed
-    missing: int  # cells without an outcome
-    foreign: int  # cells of other arms or seeds: of an earlier version of the file
+    begun: tuple[tuple[Cell, str], ...]  # without an outcome, and the last that they have said
+    missing: int  # cells without an outcome, begun or not
+    foreign: int  # cells of an earlier version of the file
 
     @property
     def arms(self) -> list[str]:
@@ -127,48 +129,38 @@ def read_results(folder: Path) -> Results:
         raise ConfigError(f"expected the folder of a sweep, with experiment.toml in it, got {str(folder)!r}")
     experiment = read_experiment(folder / "experiment.toml")
     environment = _json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+    found = [read_cell(path.parent) for path in sorted((folder / "cells").glob("*/cell.json"))]
+    cells = [cell for cell in found if is_of(cell, experiment)]
     order = {name: place for place, name in enumerate(arms(experiment))}
-    runs: list[Run] = []
-    foreign = 0
-    for path in sorted((folder / "cells").glob("*/cell.json")):
-        cell = read_cell(path.parent)
-        if cell.arm not in order or cell.seed not in _seeds(experiment, cell.phase):
-            foreign += 1
-        elif (path.parent / "outcome.json").is_file():
-            runs.append(Run(cell, read_outcome(path.parent), _points(path.parent / "points.parquet")))
-    runs.sort(key=lambda run: (order[run.cell.arm], run.cell.phase, run.cell.seed, run.cell.id))
-    _check_once(runs)
+    cells.sort(key=lambda cell: (order[cell.arm], cell.phase, cell.seed))
+    runs, begun = [], []
+    for cell in cells:
+        at = folder / "cells" / cell.id
+        if (at / "outcome.json").is_file():
+            runs.append(Run(cell, _checked(Outcome, at / "outcome.json"), _points(at / "points.parquet")))
+        else:
+            begun.append((cell, last_line(at / "output.log")))
+    runs, left = _chosen(runs, experiment, folder)
     tuning = 0 if experiment.tune is None else len(list(product(experiment.tune.grid))) * len(experiment.tune.seeds)
-    expected = len(order) * (len(experiment.seeds) + tuning)
-    return Results(experiment, environment, tuple(runs), max(0, expected - len(runs)), foreign)
+    missing = max(0, len(order) * (len(experiment.seeds) + tuning) - len(runs))
+    return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left)
+
+
+def _chosen(runs: list[Run], experiment: Experiment, folder: Path) -> tuple[list[Run], int]:
+    """The runs without those whose settings its arm did not choose, and how many these are: the tuning has changed."""
+    if experiment.tune is None:
+        return runs, 0
+    chosen = choose(experiment.tune, folder, [run.cell for run in runs if run.cell.phase == "tune"])
+    kept = [run for run in runs if run.cell.phase == "tune" or run.cell.tuned == chosen.get(run.cell.arm)]
+    return kept, len(runs) - len(kept)
 
 
 def read_cell(folder: Path) -> Cell:
     """Of cells/ID. Raises: ConfigError naming file and field."""
-    return _checked(Cell, folder / "cell.json")
-
-
-def read_outcome(folder: Path) -> Outcome:
-    """Of cells/ID. Raises: ConfigError naming file and field."""
-    return _checked(Outcome, folder / "outcome.json")
-
-
-def _seeds(experiment: Experiment, phase: str) -> list[int]:
-    if phase == "final":
-        return experiment.seeds
-    return [] if experiment.tune is None else experiment.tune.seeds
-
-
-def _check_once(runs: list[Run]) -> None:
-    seen: dict[tuple[str, int], str] = {}
-    for run in runs:
-        if run.cell.phase == "final":
-            first = seen.setdefault((run.cell.arm, run.cell.seed), run.cell.id)
-            if first != run.cell.id:
-                raise ConfigError(
-                    f"cells/{run.cell.id}: expected one final cell of {run.cell.arm!r} with seed {run.cell.seed}, got "
-                    f"this and cells/{first}: the file was changed in between; move one of them away"
-                )
+    cell = _checked(Cell, folder / "cell.json")
+    if cell.id != folder.name:
+        raise ConfigError(f"{folder / 'cell.json'}: id: expected that of its folder, {folder.name}, got {cell.id}")
+    return cell
 
 
 def _json(path: Path) -> dict[str, Any]:

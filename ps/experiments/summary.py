@@ -62,7 +62,7 @@ class Summary:
     @property
     def restarts(self) -> int:
         """Of workers, over all runs."""
-        return sum(run.outcome.restarts for run in self.runs)
+        return sum(count for run in self.runs for count in run.outcome.restarts.values())
 
     def spread(self, name: str) -> Spread:
         """Of a field of `Measured`."""
@@ -89,17 +89,16 @@ class Summary:
 def summarize(results: Results) -> list[Summary]:
     """An entry for each arm and axis, axes in the order of AXES; arms of which nothing has ended well are not there."""
     found: list[Summary] = []
-    report, tune = results.experiment.report, results.experiment.tune
+    report = results.experiment.report
     for axis in AXES:
         for arm in results.arms:
             good = (run for run in results.final(arm) if run.problem is None)
             runs = tuple(run for run in good if run.points is not None and run.points.axis == axis)
             if runs:
-                tuned = {} if tune is None else {n: v for n, v in runs[0].cell.settings.items() if n in tune.grid}
                 links = ", ".join(sorted({run.outcome.links for run in runs}))
                 measured = tuple(measure(run, report) for run in runs)
                 failed = sum(run.problem is not None for run in results.final(arm))
-                found.append(Summary(arm, axis, links, runs, measured, failed, tuned))
+                found.append(Summary(arm, axis, links, runs, measured, failed, runs[0].cell.tuned))
     return found
 
 

@@ -100,12 +100,12 @@ def finding_table(finding: Finding) -> Table:
 
 
 def failure_table(results: Results) -> Table:
-    """Cells that ended badly."""
-    rows = tuple(
-        (run.cell.arm, run.cell.phase, str(run.cell.seed), f"cells/{run.cell.id}", run.problem or "")
-        for run in results.failures
-    )
-    return Table("Failed cells", ("arm", "phase", "seed", "folder", "why"), rows, "They count in nothing above.")
+    """Cells that ended badly, or have begun and not ended."""
+    why = [(run.cell, run.problem or "") for run in results.failures]
+    why += [(cell, f"no outcome; last it said: {said or 'nothing'}") for cell, said in results.begun]
+    rows = tuple((cell.arm, cell.phase, str(cell.seed), f"cells/{cell.id}", text) for cell, text in why)
+    head = ("arm", "phase", "seed", "folder", "why")
+    return Table("Failed and unfinished cells", head, rows, "They count in nothing above.")
 
 
 def waiting_table(summaries: Sequence[Summary]) -> Table | None:
@@ -130,10 +130,11 @@ def resource_table(summaries: Sequence[Summary]) -> Table | None:
     """CPU, memory and network of each process, medians over runs; None where nothing was measured."""
     rows = []
     for one in summaries:
-        names = sorted({name for run in one.runs for name in (*run.outcome.processes, *run.peers)})
-        for name in names:
+        measured = [{peer.replace(":", " "): snapshot for peer, snapshot in run.peers.items()} for run in one.runs]
+        names = {*(name for found in measured for name in found)}
+        for name in sorted(names | {name for run in one.runs for name in run.outcome.processes}):
             uses = [run.outcome.processes[name] for run in one.runs if name in run.outcome.processes]
-            peers = [run.peers[name] for run in one.runs if name in run.peers]
+            peers = [found[name] for found in measured if name in found]
             columns = (
                 [use.cpu_s for use in uses],
                 [use.peak_mb for use in uses],

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from ps.experiments.cells import Cell, Settings, final_cells, tuning_cells
+from ps.experiments.cells import Cell, Settings, arms, final_cells, tuning_cells
 from ps.experiments.files import read_experiment
 from ps.metrics import Metrics
 
@@ -39,7 +39,8 @@ def write_sweep(folder: Path, toml: str, make: Make, chosen: Mapping[str, Settin
     (sweep / "experiment.toml").write_text(toml)
     (sweep / "environment.json").write_text(json.dumps({"python": "3.11", "cores": 2}))
     experiment = read_experiment(sweep / "experiment.toml")
-    cells = [*tuning_cells(experiment, folder), *final_cells(experiment, folder, chosen or {})]
+    chosen = {arm: {} for arm in arms(experiment)} if chosen is None else chosen
+    cells = [*tuning_cells(experiment, folder), *final_cells(experiment, folder, chosen)]
     for cell in cells:
         write_cell(sweep, cell, make(cell))
     return cells
@@ -50,6 +51,7 @@ def write_cell(sweep: Path, cell: Cell, ended: Ended | None) -> None:
     folder = sweep / "cells" / cell.id
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(cell.model_dump_json())
+    (folder / "output.log").write_text("it begins\nit goes on\n")
     if ended is None:
         return
     if ended.rows:
@@ -65,7 +67,9 @@ def write_cell(sweep: Path, cell: Cell, ended: Ended | None) -> None:
         "exit_code": 0,
         "reason": None,
         "seconds": last,
-        "clocks": [10] * cell.config.workers,
+        "clocks": [11] * cell.config.workers,
+        "began": 0.0,
+        "restarts": {},
         "links": "virtual",
         "peers": {},
     }

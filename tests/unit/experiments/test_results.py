@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from ps.errors import ConfigError
 from ps.experiments import packages
 from ps.experiments.cells import Cell
 from ps.experiments.results import read_results
-from tests.unit.experiments.sweeps import Ended, logged, write_cell, write_sweep
+from tests.unit.experiments.sweeps import Ended, logged, write_sweep
 
 TOML = """
 name = "e"
@@ -52,19 +51,43 @@ def test_runs_come_by_arm_and_seed_with_their_rows_by_time(tmp_path: Path) -> No
     assert (found.missing, found.foreign, found.failures) == (0, 0, [])
 
 
-def test_what_has_not_ended_or_is_of_another_file_is_counted(tmp_path: Path) -> None:
-    cells = write_sweep(
-        tmp_path,
-        TUNED,
-        lambda cell: fine(cell) if cell.seed != 2 else None,
-        {arm: {"lr": 0.1} for arm in ("bsp", "async")},
-    )
-    other = cells[-1].model_copy(update={"id": "0" * 12, "arm": "quorum"})
-    write_cell(tmp_path / "sweep", other, fine(other))
+def test_what_has_not_ended_is_counted_and_named_with_its_last_words(tmp_path: Path) -> None:
+    cells = write_sweep(tmp_path, TOML, lambda cell: fine(cell) if cell.seed != 2 else None)
     found = read_results(tmp_path / "sweep")
-    assert len(found.runs) == 4 + 2 and (found.missing, found.foreign) == (2, 1)
+    assert len(found.runs) == 2 and found.missing == 2
+    assert [(cell.id, said) for cell, said in found.begun] == [(cells[at].id, "it goes on") for at in (1, 3)]
     shutil.rmtree(tmp_path / "sweep" / "cells" / cells[0].id)
     assert read_results(tmp_path / "sweep").missing == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left"),
+    [
+        ("workers = 2", "workers = 3", 0),
+        ('["bsp", "async"]', '["async", "bsp", "quorum:n=2"]', 4),
+        ('["bsp", "async"]', '["async"]', 0),  # one arm has the name of the experiment
+        ("[1, 2]", "[2, 3]", 2),
+        ('"train.py"', '"other.py"', 0),
+    ],
+)
+def test_cells_of_an_earlier_version_of_the_file_are_left_out(
+    tmp_path: Path, before: str, after: str, left: int
+) -> None:
+    write_sweep(tmp_path, TOML, fine)
+    path = tmp_path / "sweep" / "experiment.toml"
+    path.write_text(path.read_text().replace(before, after))
+    found = read_results(tmp_path / "sweep")
+    assert (len(found.runs), found.foreign) == (left, 4 - left)
+
+
+def test_only_runs_with_the_settings_that_an_arm_has_chosen_are_reported(tmp_path: Path) -> None:
+    def make(cell: Cell) -> Ended:
+        return Ended([*logged([0.5, 0.95]), *logged([float(str(cell.settings["lr"]))], metric="val")])
+
+    write_sweep(tmp_path, TUNED, make, {"bsp": {"lr": 0.3}, "async": {"lr": 0.1}})
+    found = read_results(tmp_path / "sweep")
+    assert [len(found.final(arm)) for arm in found.arms] == [2, 0]
+    assert (found.foreign, found.missing) == (2, 2)
 
 
 def no_experiment(sweep: Path, cell: Path) -> None:
@@ -101,8 +124,6 @@ def another_axis(sweep: Path, cell: Path) -> None:
 
 def the_same_again(sweep: Path, cell: Path) -> None:
     shutil.copytree(cell, cell.parent / "again")
-    plain = json.loads((cell / "cell.json").read_text()) | {"id": "again"}
-    (cell.parent / "again" / "cell.json").write_text(json.dumps(plain))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +131,7 @@ def the_same_again(sweep: Path, cell: Path) -> None:
     [
         (no_experiment, r"^expected the folder of a sweep, with experiment.toml in it, got '.*sweep'$"),
         (cut_outcome, r"outcome.json: expected a JSON object, got a file that fails with: Unterminated string"),
-        (no_clocks, r"outcome.json: clocks: expected a value, got none$"),
+        (no_clocks, r"outcome.json: clocks: expected a value, got none; links: "),
         (list_for_a_cell, r"cell.json: expected a JSON object, got list$"),
         (cut_points, r"points.parquet: expected a Parquet file of a sweep, got one that fails with: "),
         (no_commits, r"points.parquet: expected a column 'commits', got "),
@@ -118,7 +139,7 @@ def the_same_again(sweep: Path, cell: Path) -> None:
             another_axis,
             r"points.parquet: axis: expected one of virtual, emulated, wall in all rows, got virtual, wall$",
         ),
-        (the_same_again, r"expected one final cell of 'bsp' with seed 1, got this and cells/"),
+        (the_same_again, r"again/cell.json: id: expected that of its folder, again, got "),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
