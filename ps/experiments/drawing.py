@@ -90,9 +90,9 @@ def _draw_band(panel: Any, seeds: Sequence[Curve], place: int, label: str) -> No
     x_N, low_N, median_N, high_N = band(seeds)
     style, every = line_style(place), max(1, len(x_N) // MARKS)
     first = place * every // LINES_MAX % every  # the markers of arms that are alike do not hide each other
-    panel.plot(x_N, median_N, label=label, markevery=(first, every), **style)
+    panel.plot(x_N, median_N, label=label, markevery=(first, every), drawstyle="steps-post", **style)
     if len(seeds) > 1:
-        panel.fill_between(x_N, low_N, high_N, color=style["color"], alpha=0.18, linewidth=0)
+        panel.fill_between(x_N, low_N, high_N, step="post", color=style["color"], alpha=0.18, linewidth=0)
 
 
 def stalenesses(group: Sequence[Summary], results: Results, part: int = 0) -> Picture | None:

@@ -58,10 +58,14 @@ def _of_cost(group: Sequence[Summary], report: Report, cost: str) -> Finding:
     if verdict is None:
         return Finding(measure, f"{measure}: no arm reached it.", None, ())
     mean = math.exp(float(np.mean([*values[verdict.leader].values()])))
-    head = f"{measure}: fewest for {verdict.leader}, {mean:.4g} {unit} (geometric mean)."
+    leader, short = verdict.leader, [one for one in group if one.reached < len(one.runs)]
+    took = f"{mean:.4g} {unit} (geometric mean)"
+    head = (
+        f"{measure}: {leader} reached it in most runs, {took}." if short else f"{measure}: fewest for {leader}, {took}."
+    )
     found = _finding(measure, head, verdict, _times)
-    short = [f"{one.arm} in {one.reached} of {len(one.runs)} runs" for one in group if one.reached < len(one.runs)]
-    tail = f" It was reached by {', '.join(short)}; times are of those." if short else ""
+    counts = ", ".join(f"{one.arm} in {one.reached} of {len(one.runs)} runs" for one in short)
+    tail = f" Reached by {counts}; figures are of those." if short else ""
     return Finding(measure, found.sentence + tail, found.leader, found.behind)
 
 

@@ -115,19 +115,18 @@ def spent(run: Run) -> dict[int, Spent]:
     """By rank, of workers that measured and stepped. The gates of several servers keep a pull waiting at once: the
     longest counts, and no more than the worker itself has waited."""
     found: dict[int, Spent] = {}
-    steps, seconds = timed(run)
+    seconds, first = run.outcome.seconds - (run.outcome.began or 0.0), int(run.outcome.began is not None)
     gates = [_gate_s(snapshot) for peer, snapshot in run.peers.items() if peer.startswith("server:")]
     for rank, clocks in enumerate(run.outcome.clocks):
         snapshot = run.peers.get(f"worker:{rank}")
-        if snapshot is None or clocks == 0 or steps == 0:
+        if snapshot is None or clocks <= first:
             continue
         compute_s = total_s(snapshot, "compute") / clocks
         gate_s = max(
             (sum(s for other, s in gate.get(rank, {}).items() if other != rank) for gate in gates), default=0.0
         )
         gate_s = min(gate_s, total_s(snapshot, "wait")) / clocks
-        step_s = seconds * len(run.outcome.clocks) / steps
-        found[rank] = Spent(compute_s, gate_s, max(0.0, step_s - compute_s - gate_s))
+        found[rank] = Spent(compute_s, gate_s, max(0.0, seconds / (clocks - first) - compute_s - gate_s))
     return found
 
 
