@@ -624,10 +624,11 @@ class Confirmed:
 @message(58)
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Worker -> controller: metrics of one clock, for the live view, stop rules, sweeps."""
+    """Worker -> controller: metrics of one clock, logged `ago` seconds before: for the view, stop rules, sweeps."""
 
     worker: Worker
     incarnation: Number
     clock: AtClock
+    ago: Annotated[float, REAL]
     names: Annotated[tuple[str, ...], tuple_of(text(NAME_BYTES_MAX), 256)]
     values: Annotated[tuple[float, ...], tuple_of(REAL, 256)]

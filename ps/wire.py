@@ -18,7 +18,7 @@ import numpy as np
 
 from ps.errors import FrameError
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 HEADER_BYTES_MAX = 64 << 20
 JOB_BYTES = 16
 BUFFERS_MAX = 64 << 10  # of one message

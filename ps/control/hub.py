@@ -297,7 +297,7 @@ class Hub:
         else:
             if isinstance(body, Log) and body.incarnation == self.core.members[line.rank].incarnation:
                 values = dict(zip(body.names, body.values, strict=False))
-                self.logs.put(Logged(time.monotonic(), line.rank, int(body.clock), values))
+                self.logs.put(Logged(time.monotonic() - max(body.ago, 0.0), line.rank, int(body.clock), values))
             self._decide(lambda now: self.core.handle(line.name, body, now))
             if isinstance(body, Register):
                 self._decide(self._look_at_memory)

@@ -12,7 +12,7 @@ LOGS_MAX = 1 << 16  # of `Logged`: some minutes of a thousand workers, should no
 class Logged(NamedTuple):
     """One `client.log` call."""
 
-    at: float  # time.monotonic() of the controller's process when it came
+    at: float  # when it was logged, by time.monotonic() of the controller's process
     rank: int
     clock: int
     values: Mapping[str, float]

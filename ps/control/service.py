@@ -93,9 +93,9 @@ class ControlServer:
         """What the cluster is doing, in builtin types.
 
         workers: rank, state, clock, logged, silent_s (-1: never heard). servers: shard, address, state (expected,
-        running, lost, done). stopped: why, or None. failed. skipped_examples: data epoch -> examples. began_at: when the first clock of all was finished, by
-        time.monotonic(), or None. metrics: peer ->
-        what it sent last. refused: peers that could not join. rejected: frames that did not hold.
+        running, lost, done). stopped: why, or None. failed. skipped_examples: data epoch -> examples. began_at:
+        when the first clock of all was finished, by time.monotonic(), or None. metrics: peer -> what it sent last.
+        refused: peers that could not join. rejected: frames that did not hold.
         dropped_logs: `client.log` calls that nobody took in time. release, wire_version and unix_time (s)
         of the controller. agents: host, pid, directory, rank (-1: none), state (waiting, running, ended). submitted:
         script, args, by, begun of the job that was submitted, or None.

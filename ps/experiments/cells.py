@@ -157,6 +157,8 @@ def _filled(
     settings = own | tuned
     fill = _Filler({**settings, _OWN: seed})
     options = fill.all({**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}, "run")
+    if experiment.max_restarts:
+        options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
     links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
     made = {

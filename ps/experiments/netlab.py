@@ -37,8 +37,8 @@ def inside(cell: Cell, command: Sequence[str]) -> int:
     hosts = sorted(set(cell.hosts.values()), key=_number)
     os.environ["NETLAB"] = f"ps{cell.id[:8]}"
     try:
-        # A link's delay is one way, and every message has two links behind it: that of its sender and its receiver.
-        _netlab("up", str(len(hosts) + 1), "--rate", str(FREE_MBIT), "--rtt", f"{2 * cell.links.delay_ms:g}")
+        delay = ["--rtt", f"{2 * cell.links.delay_ms:g}"] if cell.links.delay_ms else []
+        _netlab("up", str(len(hosts) + 1), "--rate", str(FREE_MBIT), *delay)
         for host in hosts:
             link = cell.links.of(host)
             if link.rate_mbit is not None:

@@ -52,6 +52,7 @@ class VirtualRun:
     rules: list[Rule]
     clients: dict[int, Client] = field(default_factory=dict)  # the last of each rank
     restarts: dict[int, int] = field(default_factory=dict)
+    coming_back: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(self.cell.config, seed=self.cell.seed)
@@ -65,7 +66,7 @@ class VirtualRun:
         for rank in range(self.cell.config.workers):
             self.start(rank)
         self.simulator.at(TICK_S, self.look)
-        self.simulator.run()
+        self.simulator.run(lambda: self.simulator.is_quiet and not self.coming_back)
         outcome = self.watch.look()
         reason, failed = outcome if outcome is not None else ("the workers have ended", False)
         self.watch.end(reason=reason, exit_code=int(failed), restarts=self.restarts, processes={})
@@ -86,6 +87,7 @@ class VirtualRun:
 
     def start(self, rank: int) -> None:
         """A worker, now."""
+        self.coming_back.discard(rank)
         self.simulator.run_worker(rank, self.train)
 
     def train(self, client: Client) -> None:
@@ -106,7 +108,12 @@ class VirtualRun:
         """As `ControlServer.status`, as far as a watch needs it."""
         core = self.simulator.controller.core
         failed = core.stopped is not None and core.stopped.failed
-        return {**status(core, self.simulator.servers), "failed": failed, "began_at": core.began_at, "metrics": Measured(self.measured)}
+        return {
+            **status(core, self.simulator.servers),
+            "failed": failed,
+            "began_at": core.began_at,
+            "metrics": Measured(self.measured),
+        }
 
     def take_logs(self) -> list[Logged]:
         """All that came since the last call."""
@@ -125,7 +132,9 @@ class VirtualRun:
         return found
 
     def _on_log(self, log: Log, now: float) -> None:
-        self.logs.put(Logged(now, int(log.worker), int(log.clock), dict(zip(log.names, log.values, strict=True))))
+        self.logs.put(
+            Logged(now - log.ago, int(log.worker), int(log.clock), dict(zip(log.names, log.values, strict=True)))
+        )
 
     # ---- as time goes by --------------------------------------------------------------------------------------------
 
@@ -151,6 +160,7 @@ class VirtualRun:
             simulator.kill_worker(number)
             if self.restarts.get(number, 0) < self.cell.max_restarts:
                 self.restarts[number] = self.restarts.get(number, 0) + 1
+                self.coming_back.add(number)
                 simulator.at(simulator.now + RESTART_S, lambda: self.start(number))
 
 

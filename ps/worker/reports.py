@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ps.messages import Log, Progress
@@ -20,7 +21,7 @@ class Reports:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._logs: list[Log] = []  # not yet reported
+        self._logs: list[tuple[float, Log]] = []  # not yet reported, and when it was logged
         self._reported = Clock(0)  # what the controller knows
         self._report_at = 0.0  # not before
         self._measured_at = 0.0  # not before
@@ -34,7 +35,8 @@ class Reports:
     def log(self, names: tuple[str, ...], values: tuple[float, ...]) -> None:
         """Takes note of what the script logs; it travels with the next report."""
         worker = self._worker
-        self._logs.append(Log(WorkerId(worker.rank), worker.incarnation, worker.session.clock, names, values))
+        log = Log(WorkerId(worker.rank), worker.incarnation, worker.session.clock, 0.0, names, values)
+        self._logs.append((worker.port.now(), log))
         self.report()
 
     def report(self, now: bool = False) -> None:
@@ -44,8 +46,8 @@ class Reports:
         if now or time >= self.next():
             self._report_at, self._beat_at = time + REPORT_S, time + self._beat_s
             self._reported = worker.session.clock
-            for entry in self._logs:
-                worker.post(CONTROLLER, entry)
+            for at, log in self._logs:
+                worker.post(CONTROLLER, replace(log, ago=time - at))
             self._logs.clear()
             worker.post(CONTROLLER, Progress(WorkerId(worker.rank), worker.incarnation, self._reported))
             if now or time >= self._measured_at:

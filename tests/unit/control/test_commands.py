@@ -31,7 +31,7 @@ def dead_address() -> str:
 def test_status_is_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with Cluster(servers=1, workers=2) as cluster:
         (server,), (worker,) = cluster.servers(), cluster.workers(1)
-        worker.say(Log(WorkerId(0), 1, Clock(4), ("loss",), (0.125,)))
+        worker.say(Log(WorkerId(0), 1, Clock(4), 0.0, ("loss",), (0.125,)))
         worker.say(Progress(WorkerId(0), 1, Clock(4)))
         cluster.until(lambda status: status["workers"][0]["clock"] == 4)
         code, out, err = psctl(capsys, "status", cluster.server.address)

@@ -77,7 +77,7 @@ def test_a_run_from_hello_to_goodbye() -> None:
         assert int(workers[1].expect(Waiting).worker) == 0
         workers[0].say(BatchReady(WorkerId(0), 1, 0))
         assert not workers[1].expect(Registered).initialise
-        workers[1].say(Log(WorkerId(1), 1, Clock(4), ("loss",), (0.5,)))
+        workers[1].say(Log(WorkerId(1), 1, Clock(4), 0.0, ("loss",), (0.5,)))
         workers[1].say(Progress(WorkerId(1), 1, Clock(4)))
         for rank, peer in enumerate(workers):
             done(peer, rank)
@@ -218,8 +218,8 @@ def test_every_logged_value_is_handed_out_once_in_order() -> None:
         cluster.servers()
         first, second = cluster.workers(2)
         for clock in (1, 1, 2):
-            first.say(Log(WorkerId(0), 1, Clock(clock), ("loss", "acc"), (0.5, clock / 2)))
-        first.say(Log(WorkerId(0), 7, Clock(9), ("loss",), (0.0,)))  # another incarnation's
+            first.say(Log(WorkerId(0), 1, Clock(clock), 0.0, ("loss", "acc"), (0.5, clock / 2)))
+        first.say(Log(WorkerId(0), 7, Clock(9), 0.0, ("loss",), (0.0,)))  # another incarnation's
         assert first.expect(Rejected).fenced
         first.say(Progress(WorkerId(0), 1, Clock(2)))
         cluster.until(lambda status: status["workers"][0]["clock"] == 2)
@@ -228,7 +228,7 @@ def test_every_logged_value_is_handed_out_once_in_order() -> None:
             (0, clock, {"loss": 0.5, "acc": clock / 2}) for clock in (1, 1, 2)
         ]
         assert logs[0].at <= logs[2].at <= time.monotonic() and cluster.server.take_logs() == []
-        second.say(Log(WorkerId(1), 1, Clock(3), ("loss",), (0.5,)))
+        second.say(Log(WorkerId(1), 1, Clock(3), 0.0, ("loss",), (0.5,)))
         done(second, 1)
         done(first, 0)
         first.end()
