@@ -24,6 +24,7 @@ COMMANDS = {
     "key": "ps.cli.key",
     "sweep": "ps.cli.sweep",
     "report": "ps.cli.report",
+    "trace": "ps.cli.trace",
 }
 
 

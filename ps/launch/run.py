@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from ps.launch.view import View, open_view
 from ps.launch.watch import TICK_S, Watch, Watched
 from ps.launch.workers import SETTLE_S, Workers
 
+PEERS = "peers.json"  # in the folder of a traced run: what each worker and server has measured
 SERVER = (sys.executable, "-P", "-m", "ps.launch.server")  # -P: nothing of the user's folder shadows a module
 
 
@@ -338,4 +340,7 @@ def _run(
     journal.start(Started(name, log_dir, options.script, options.args, config.model_dump(mode="json"), time.time()))
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
         watch = Watch(control, rules, view, journal)
-        return Run(options, config, control, view, supervisor, watch, server, key).execute()
+        code = Run(options, config, control, view, supervisor, watch, server, key).execute()
+    if config.trace and log_dir is not None:
+        (log_dir / PEERS).write_text(json.dumps({"peers": control.status()["metrics"]}))
+    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from ps.config import RunConfig
@@ -30,18 +31,22 @@ def build_server(
     follower: bool = False,
     defer: Callable[[list[Commit]], None] | None = None,
     watch: Callable[[Record], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Server:
     """The server that holds the shard of this number, empty; with a follower beside it where one is asked for."""
+    metrics = Metrics()
+    metrics.traces = config.trace
     return Server(
         build_shard(config, shard),
         job,
         send,
-        Metrics(),
+        metrics,
         follower=build_follower(config) if follower else None,
         defer=defer,
         watch=watch,
         clip_value=config.clip_value,
         codecs=config.codecs(),
+        clock=clock,
     )
 
 

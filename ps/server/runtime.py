@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,7 @@ class Server:
         watch: Callable[[Record], None] | None = None,
         clip_value: float | None = None,
         codecs: Codecs = Codecs(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shard, self.job, self.metrics, self.codecs = shard, job, metrics, codecs
         gathers = isinstance(shard.engine, Rounds)
@@ -64,7 +66,7 @@ class Server:
         self.own_views = None if gathers else OwnViews(codecs, self.values.pool)
         self.follower = follower
         self._outbox = Outbox(send, metrics, job)
-        self._defer, self._watch = defer, watch
+        self._defer, self._watch, self._clock = defer, watch, clock
         self._frames: dict[tuple[int, int, int], tuple[Frame, Held]] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
         self._answering = UnderWay()  # (to, id)
@@ -230,7 +232,11 @@ class Server:
     def _apply(self, commits: list[Commit]) -> None:
         for commit in commits:
             keys = [(push.worker, commit.slice, push.seq) for push in commit.contributions]
+            began = self._clock() if self.metrics.traces else 0.0
             grad_N = self.values.commit(commit, [self._frames[key][0] for key in keys])
+            if self.metrics.traces:
+                nbytes = self.values.slices[commit.slice].nbytes
+                self.metrics.span("apply", began, self._clock(), slice=commit.slice, bytes=nbytes)
             if self.follower is not None:
                 self._payloads[commit.slice, commit.version] = [] if grad_N is None else [grad_N.copy()]
             if keys:

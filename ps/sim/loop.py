@@ -62,6 +62,7 @@ class Simulator:
                 follower=followers,
                 defer=self._deferrer(shard) if apply_s else None,
                 watch=None if watch is None else partial(watch, shard),
+                clock=lambda: self.now,
             )
         self.scripts: dict[PeerId, Script] = {}
 

@@ -81,7 +81,7 @@ class Worker:
             int, dict[int, tuple[Code, int]]
         ] = {}  # push -> slice -> final verdict, while somebody may ask
         self.waited_s = 0.0  # for others, in all calls so far
-        self._sinks: dict[int, tuple[PullEntry, Mapping[str, Array]]] = {}  # pull -> what it waits for, arrays to fill
+        self._sinks: dict[int, tuple[PullEntry, Mapping[str, Array], float]] = {}  # what it waits for, fills, its begin
         self._outbox = Outbox(port.send_nowait, self.metrics, job)
         self.missing = Missing(self)
         self.reports = Reports(self)
@@ -107,6 +107,7 @@ class Worker:
         self.passed = self.enrolled.passed
         self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
+        self.metrics.traces = self.config.trace
         self.reports.begin(self.config.lease_s)
         model, codecs = self.config.model(), self.config.codecs()
         cadence = model.cadence
@@ -192,8 +193,9 @@ class Worker:
         return PullFuture(self, entry, outputs, timeout_s)
 
     def _ask_for(self, slice_ids: Int64, outputs: dict[str, Array]) -> PullEntry:
-        entry, actions = self.session.pull(slice_ids, self.port.now())
-        self._sinks[entry.id] = (entry, outputs)
+        now = self.port.now()
+        entry, actions = self.session.pull(slice_ids, now)
+        self._sinks[entry.id] = (entry, outputs, now)
         self.perform(actions)
         return entry
 
@@ -262,6 +264,8 @@ class Worker:
         self._outbox.flush()
         if self.waited_s > before:
             self.metrics.observe("wait", self.waited_s - before)
+            if self.metrics.traces:
+                self.metrics.span("blocked", asked_at, self.port.now())
 
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""
@@ -357,7 +361,7 @@ class Worker:
                     self._deliver(pull, body, buffers)
 
     def _deliver(self, pull: int, body: ValuesMessage, buffers: Sequence[Array]) -> None:
-        entry, outputs = self._sinks[pull]
+        entry, outputs, began = self._sinks[pull]
         self.metrics.count("pull_messages", direction="received")
         marks = body.mark_K.tolist() or [0] * len(body.slice_E)
         codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
@@ -375,6 +379,8 @@ class Worker:
             self.arrays.deliver(slice_id, values_N, outputs)
             if self.arrays.keeps_replica:
                 self.arrays.store(slice_id, values_N)
+        if self.metrics.traces:
+            self.metrics.span("pull", began, self.port.now(), bytes=sum(buffer.nbytes for buffer in buffers))
 
     def _send(self, send: Send) -> None:
         body = send.body
@@ -399,12 +405,16 @@ class Worker:
 
         key = (send.push if send.push >= 0 else INIT, int(send.to.partition(":")[2]))
         sending, counts = self.session.resends.sending, self.port.releases_when_sent
+        began = self.port.now()
         if counts:
             sending.begin(key)
 
         def release() -> None:  # by any thread
             if counts:
                 sending.end(key)
+            if self.metrics.traces:
+                nbytes = sum(data.nbytes for data in buffers)
+                self.metrics.span("wire", began, self.port.now(), to=send.to, bytes=nbytes)
             for buffer in held:
                 buffer.release()
 
