@@ -12,7 +12,6 @@ from ps.errors import ConfigError
 from ps.experiments.tables import markdown
 from ps.experiments.trace import chrome_trace, latency_table, read_peers
 
-
 DIR_HELP = "Of a run (ps-logs/...) or a cell (cells/ID)."
 OUT_HELP = "For ui.perfetto.dev or chrome://tracing."
 

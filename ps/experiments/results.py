@@ -191,10 +191,10 @@ def _points(path: Path) -> Points | None:
         absent = [name for name in (*NUMBERS, *COUNTS, *TEXTS) if name not in table.column_names]
         if absent:
             raise ConfigError(f"{path}: expected a column {absent[0]!r}, got {', '.join(table.column_names)}")
-        columns: dict[str, Any] = {name: np.array(table[name].to_pylist(), np.float64) for name in NUMBERS}
-        columns |= {name: np.array(table[name].to_pylist(), np.int64) for name in COUNTS}
-        columns["metric"] = np.array(table["metric"].to_pylist(), np.str_)
-        axes = sorted(set(table["axis"].to_pylist()))
+        columns: dict[str, Any] = {name: table[name].to_numpy().astype(np.float64) for name in NUMBERS}
+        columns |= {name: table[name].to_numpy().astype(np.int64) for name in COUNTS}
+        columns["metric"] = table["metric"].to_numpy().astype(np.str_)
+        axes = sorted(set(table["axis"].unique().to_pylist()))
     except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
