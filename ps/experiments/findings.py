@@ -56,7 +56,8 @@ def _of_cost(group: Sequence[Summary], report: Report, cost: str) -> Finding:
     values = {one.arm: one.costs(cost) for one in group}
     verdict = judge(values, "min")
     if verdict is None:
-        return Finding(measure, f"{measure}: no arm reached it.", None, ())
+        why = "counted for no arm" if any(one.reached for one in group) else "no arm reached it"
+        return Finding(measure, f"{measure}: {why}.", None, ())
     mean = math.exp(float(np.mean([*values[verdict.leader].values()])))
     leader, short = verdict.leader, [one for one in group if one.reached < len(one.runs)]
     took = f"{mean:.4g} {unit} (geometric mean)"
@@ -71,7 +72,7 @@ def _of_cost(group: Sequence[Summary], report: Report, cost: str) -> Finding:
 
 def _finding(measure: str, head: str, verdict: Verdict, words: Words) -> Finding:
     behind = tuple(
-        (arm, "no seed in common", 0) if lead is None else (arm, words(lead), lead.n)
+        (arm, "no seed with a value in both", 0) if lead is None else (arm, words(lead), lead.n)
         for arm, lead in verdict.leads.items()
     )
     return Finding(measure, f"{head} {_conclusion(verdict, behind)}", verdict.leader, behind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import statistics
 import xml.etree.ElementTree as ET
@@ -14,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from ps.cli.main import main
+from ps.experiments import page
 from ps.experiments.cells import Cell
 from ps.experiments.measures import spent, waited_for
 from ps.experiments.results import read_results
@@ -59,11 +61,18 @@ def trained(cell: Cell) -> Ended:
     )
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a report; a test of its words needs none."""
+    monkeypatch.setattr(page, "pictures", lambda group, results: [])
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
     folder = report(tmp_path, TOML, trained)
     runs: dict[str, list[list[dict[str, Any]]]] = {}
@@ -101,6 +110,7 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
         assert all(("not reached" in line) == (not there) for line in lines)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_planted_is_said(tmp_path: Path) -> None:
     text = (report(tmp_path, TOML, trained) / "report.md").read_text()
     assert "Last accuracy: highest for bsp, on average " in text
@@ -123,6 +133,7 @@ TWO = TOML.replace("[1, 2, 3]", str(list(range(12)))).replace(
 )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_winner_wins_by_the_ratio_that_was_planted(tmp_path: Path) -> None:
     def make(cell: Cell) -> Ended:
         rng = np.random.default_rng([cell.seed, cell.arm == "slow"])
@@ -144,6 +155,7 @@ def test_a_winner_wins_by_the_ratio_that_was_planted(tmp_path: Path) -> None:
     assert "bootstrap of the studentised mean" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_arms_differ_by_chance_nobody_wins(tmp_path: Path) -> None:
     def make(cell: Cell) -> Ended:
         rng = np.random.default_rng([cell.seed, cell.arm == "slow", 5])
@@ -153,12 +165,14 @@ def test_where_arms_differ_by_chance_nobody_wins(tmp_path: Path) -> None:
     assert text.count("No significant difference from ") == 3 and "It won" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_concludes_nothing(tmp_path: Path) -> None:
     text = (report(tmp_path, TOML.replace("[1, 2, 3]", "[1]"), trained) / "report.md").read_text()
     assert "From one seed nothing can be concluded" in text
     assert "It won" not in text and "Better than" not in text and "Too few pairs to say anything of " in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_arm_reaches_the_target(tmp_path: Path) -> None:
     folder = report(tmp_path, TOML.replace("target = 0.9", "target = 0.999"), trained)
     text = (folder / "report.md").read_text()
@@ -166,8 +180,9 @@ def test_no_arm_reaches_the_target(tmp_path: Path) -> None:
     assert {row["reached"] for row in rows_of(folder / "summary.csv")} == {"0"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
-    toml = TOML.replace('best = "max"\ntarget = 0.9', 'best = "min"\ntarget = 0.3').replace('"accuracy"', '"loss"')
+    toml = TOML.replace('best = "max"\ntarget = 0.9', 'best = "min"\ntarget = 0.25').replace('"accuracy"', '"loss"')
 
     def make(cell: Cell) -> Ended:
         least = {"bsp": 0.2, "async": 0.25}.get(str(cell.settings["consistency"]), 0.4)
@@ -180,6 +195,7 @@ def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
     assert "Last loss: lowest for bsp" in (folder / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_diverged_and_missing_cells_are_said_and_count_nowhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,9 +236,9 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     toml = TOML.replace('name = "e"', 'name = "e"\ndescription = "<b> & more"').replace(
         "[grid]", "[grid]\nworkers = [2, 4]"
     )
-    page = (report(tmp_path, toml, trained) / "report.html").read_text()
-    root = ET.fromstring(page.removeprefix("<!DOCTYPE html>"))
-    assert "http" not in page and "<script" not in page and "<b> &amp; more" not in page
+    text = (report(tmp_path, toml, trained) / "report.html").read_text()
+    root = ET.fromstring(text.removeprefix("<!DOCTYPE html>"))
+    assert "http" not in text and "<script" not in text and "&lt;b&gt; &amp; more" in text
     ids = [element.get("id") for element in root.iter() if element.get("id") is not None]
     assert len(ids) == len(set(ids))
     links = [value for element in root.iter() for name, value in element.attrib.items() if name == "href"]
@@ -231,6 +247,7 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     assert {element.tag for element in root.iter()} & {"img", "link", "iframe"} == set()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_latex_table_is_whole_and_escaped(tmp_path: Path) -> None:
     toml = TOML.replace("[grid]\n", '[[compare]]\nname = "a_b & 50 %"\n[grid]\n')
     lines = (report(tmp_path, toml, trained) / "summary.tex").read_text().splitlines()
@@ -252,18 +269,35 @@ def test_time_is_split_into_compute_gate_and_the_rest(tmp_path: Path) -> None:
     assert waited_for(run) == {0: {1: pytest.approx(2.75)}, 1: {1: pytest.approx(0.125)}}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_ranks_that_log_are_averaged_and_the_first_to_reach_the_target_counts(tmp_path: Path) -> None:
     rows = [
-        (float(at), at % 2, at, float(at), 1.0, 0.0, "accuracy", value)
-        for at, value in enumerate([0.2, 0.4, 0.92, 0.6])
+        (float(at), at % 2, at, float(at), 1.0, 0.0, "accuracy", value) for at, value in enumerate([0.2, 0.4, 0.9, 0.6])
     ]
     folder = report(tmp_path, TOML, lambda cell: Ended(rows))
     row = rows_of(folder / "summary.csv")[0]
-    assert float(row["final_median"]) == pytest.approx((0.92 + 0.6) / 2)
-    assert float(row["best_median"]) == pytest.approx((0.92 + 0.6) / 2)
+    assert float(row["final_median"]) == pytest.approx((0.9 + 0.6) / 2)
+    assert float(row["best_median"]) == pytest.approx((0.9 + 0.6) / 2)
     assert float(row["seconds_to_target_median"]) == 2.0
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_nobody_has_counted_is_not_said_to_be_nothing(tmp_path: Path) -> None:
+    rows = [(1.0, 0, 1, math.nan, math.nan, math.nan, "accuracy", 0.95)]
+    folder = report(tmp_path, TOML, lambda cell: Ended(rows))
+    assert "Bytes to accuracy >= 0.9: counted for no arm." in (folder / "report.md").read_text()
+    row = rows_of(folder / "summary.csv")[0]
+    assert (row["reached"], row["mb_to_target_median"], row["commits_to_target_median"]) == ("3", "", "")
+    assert row["moved_gb_median"] == "" and float(row["seconds_to_target_median"]) == 1.0
+
+
+def test_a_line_is_drawn_where_nothing_but_time_is_counted(tmp_path: Path) -> None:
+    rows = [(float(at), 0, 1, math.nan, math.nan, math.nan, "accuracy", 0.5) for at in (1, 2)]
+    report(tmp_path, TOML.replace("[1, 2, 3]", "[1]"), lambda cell: Ended(rows))
+    assert [path.name for path in (tmp_path / "sweep" / "report" / "figures").iterdir()] == ["curves-virtual.pdf"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_epochs_have_a_time_where_they_are_logged(tmp_path: Path) -> None:
     rows = [(2.5 * at, rank, at, 1.0, 1.0, 1.0, "epoch", float(at)) for at in (1, 2, 3) for rank in (0, 1)]
     folder = report(tmp_path, TOML, lambda cell: Ended([*logged([0.5]), *rows]))
