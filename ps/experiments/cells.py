@@ -155,25 +155,30 @@ def _filled(
     experiment: Experiment, script: str, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
 ) -> Cell:
     settings = own | tuned
+    world, after, when = experiment.world, experiment.stop_after, experiment.stop_when
+    if phase == "tune" and (tune := experiment.tune) is not None:
+        world, after, when = _world_to_tune_in(tune.world or world, arm), tune.stop_after or after, tune.stop_when
     fill = _Filler({**settings, _OWN: seed})
     options = fill.all({**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}, "run")
     if experiment.max_restarts:
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
     links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
+    if world == "processes" and phase == "tune":
+        links = Links()  # there are none to be had
     made = {
         "arm": name,
         "phase": phase,
         "seed": seed,
         "settings": settings,
         "tuned": tuned,
-        "world": experiment.world,
+        "world": world,
         "launch": arm.launch,
         "script": script,
         "args": [fill.text(part, "args") for part in args],
         "options": {**options, "seed": seed},
-        "stop_after": fill.text(experiment.stop_after, "stop_after"),
-        "stop_when": fill.text(experiment.stop_when, "stop_when"),
+        "stop_after": fill.text(after, "stop_after"),
+        "stop_when": fill.text(when, "stop_when"),
         "patience": fill.text(experiment.patience, "patience"),
         "max_restarts": experiment.max_restarts,
         "links": Links.model_validate(links.model_dump()).model_dump(),
@@ -188,6 +193,11 @@ def _filled(
         )
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
     return Cell(id=digest, **made)
+
+
+def _world_to_tune_in(world: World, arm: Arm) -> World:
+    """Ranks need processes."""
+    return "processes" if world == "virtual" and arm.launch == "ranks" else world
 
 
 class _Filler:

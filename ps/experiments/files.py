@@ -73,6 +73,9 @@ class Tune(Section):
     best: Best
     seeds: Seeds = [0]
     grid: Annotated[dict[str, Values], Field(min_length=1)]
+    stop_after: str | None = None  # of a run that tunes, instead of the experiment's own
+    stop_when: str | None = None
+    world: World | None = None  # where runs that tune take place, if it is not the experiment's; ranks stay processes
 
 
 class Report(Section):
