@@ -31,18 +31,23 @@ PARTS = (  # of a step: name, label, grey or colour, hatch
 )
 
 
-def pictures(group: Sequence[Summary], results: Results) -> list[Picture]:
-    """All figures of arms of one axis."""
+def pictures(group: Sequence[Summary], results: Results, tag: str) -> list[Picture]:
+    """Figures of arms of one axis that are compared with each other. tag: of this group, in the names of files."""
     found: list[Picture | None] = []
     size = math.ceil(len(group) / math.ceil(len(group) / LINES_MAX))  # figures of about as many lines each
     for part, first in enumerate(range(0, len(group), size)):
-        some = group[first : first + size]
-        found += [curves(some, results, part), stalenesses(some, results, part)]
-    found += [times(group), speedup(group, results), *maps(group, results)]
-    return [one for one in found if one is not None]
+        some, end = group[first : first + size], f"-part{part + 1}" if len(group) > size else ""
+        found += [curves(some, results, f"curves-{tag}{end}"), stalenesses(some, results, f"staleness-{tag}{end}")]
+    return [one for one in (*found, times(group, f"time-{tag}")) if one is not None]
 
 
-def curves(group: Sequence[Summary], results: Results, part: int = 0) -> Picture | None:
+def overviews(group: Sequence[Summary], results: Results) -> list[Picture]:
+    """Figures over all arms of one axis."""
+    speed = speedup(group, results, f"speedup-{group[0].axis}")
+    return [*([] if speed is None else [speed]), *maps(group, results)]
+
+
+def curves(group: Sequence[Summary], results: Results, name: str) -> Picture | None:
     """The metric over seconds, bytes and updates: median and range over seeds."""
     from matplotlib.figure import Figure
 
@@ -50,7 +55,6 @@ def curves(group: Sequence[Summary], results: Results, part: int = 0) -> Picture
     drawn = {one.arm: {cost: _curves(one, report.metric, cost) for cost in COSTS} for one in group}
     if not any(by_cost["seconds"] for by_cost in drawn.values()):
         return None
-    name = _name("curves", group, part)
     with styled(name):
         figure = Figure(figsize=(WIDTH_IN, 2.4), layout="constrained")
         panels = figure.subplots(1, len(COSTS), sharey=True)
@@ -95,7 +99,7 @@ def _draw_band(panel: Any, seeds: Sequence[Curve], place: int, label: str) -> No
         panel.fill_between(x_N, low_N, high_N, step="post", color=style["color"], alpha=0.18, linewidth=0)
 
 
-def stalenesses(group: Sequence[Summary], results: Results, part: int = 0) -> Picture | None:
+def stalenesses(group: Sequence[Summary], results: Results, name: str) -> Picture | None:
     """Share of commits by their staleness, of all runs of an arm."""
     from matplotlib.figure import Figure
 
@@ -103,7 +107,6 @@ def stalenesses(group: Sequence[Summary], results: Results, part: int = 0) -> Pi
     found = {arm: histogram for arm, histogram in by_arm.items() if histogram is not None}
     if not found:
         return None
-    name = _name("staleness", group, part)
     with styled(name):
         figure = Figure(figsize=(WIDTH_IN / 2, 2.4), layout="constrained")
         panel = figure.subplots()
@@ -120,14 +123,13 @@ def stalenesses(group: Sequence[Summary], results: Results, part: int = 0) -> Pi
         )
 
 
-def times(group: Sequence[Summary]) -> Picture | None:
+def times(group: Sequence[Summary], name: str) -> Picture | None:
     """Where a step of each worker goes."""
     from matplotlib.figure import Figure
 
     rows = [row for one in group for row in _mean_steps(one)]
     if not rows:
         return None
-    name = _name("time", group)
     with styled(name):
         at_N = np.arange(len(rows)) + GAP * np.cumsum([first for first, *_ in rows])
         figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.17 * at_N[-1]), layout="constrained")
@@ -168,14 +170,13 @@ def _mean_steps(summary: Summary) -> list[tuple[bool, str, dict[str, float]]]:
     ]
 
 
-def speedup(group: Sequence[Summary], results: Results) -> Picture | None:
+def speedup(group: Sequence[Summary], results: Results, name: str) -> Picture | None:
     """Steps per second of all workers, where arms differ by their number."""
     from matplotlib.figure import Figure
 
     lines = _rates(group, results)
     if not lines:
         return None
-    name = _name("speedup", group)
     with styled(name):
         figure = Figure(figsize=(WIDTH_IN / 2, 2.6), layout="constrained")
         panel = figure.subplots()
@@ -239,7 +240,7 @@ def _map(
     value_RC = np.full((len(rows), len(columns)), np.nan)
     for settings, value in cells:
         value_RC[rows.index(settings[varied[0]]), columns.index(settings[varied[1]])] = value
-    name, metric = _name("map", group, place), results.experiment.report.metric
+    name, metric = f"map-{group[0].axis}" + (f"-{place + 1}" if place else ""), results.experiment.report.metric
     with styled(name):
         figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.1 + 0.4 * len(rows)), layout="constrained")
         panel = figure.subplots()
@@ -257,10 +258,6 @@ def _map(
         figure.colorbar(image, label=f"last {metric}")
         of_arm = f" of {arm}" if arm else ""
         return picture(figure, name, f"Last {metric}{of_arm} over {' and '.join(varied)}", "Median over seeds.")
-
-
-def _name(what: str, group: Sequence[Summary], part: int = 0) -> str:
-    return f"{what}-{group[0].axis}" + (f"-{part + 1}" if part else "")
 
 
 def _legend(figure: Any, panel: Any, columns: int) -> None:

@@ -18,7 +18,7 @@ COST_WORDS = {"seconds": ("Seconds", "s"), "mb": ("Bytes", "MB")}
 
 @dataclass(frozen=True)
 class Finding:
-    """One measure, compared over arms of one axis."""
+    """One measure, compared over arms of one axis and condition."""
 
     measure: str
     sentence: str
@@ -26,11 +26,14 @@ class Finding:
     behind: tuple[tuple[str, str, int], ...]  # each other arm, the nearest first: how far behind, from how many pairs
 
 
-def findings(group: Sequence[Summary], report: Report) -> list[Finding]:
-    """Who won the metric, and the seconds and bytes to the target where there is one."""
-    found = [_of_metric(group, report)]
+def findings(group: Sequence[Summary], report: Report, condition: str = "") -> list[Finding]:
+    """Who won the metric, and the seconds and bytes to the target where there is one. condition: where there are more
+    than one, in the names of the measures."""
+    end = f" ({condition})" if condition else ""
+    found = [_of_metric(group, report, f"Last {report.metric}{end}")]
     if report.target is not None:
-        found += [_of_cost(group, report, cost) for cost in COST_WORDS]
+        for cost, (name, _) in COST_WORDS.items():
+            found.append(_of_cost(group, cost, f"{name} to {target_words(report)}{end}"))
     return found
 
 
@@ -39,8 +42,7 @@ def target_words(report: Report) -> str:
     return f"{report.metric} {'>=' if report.best == 'max' else '<='} {report.target:g}"
 
 
-def _of_metric(group: Sequence[Summary], report: Report) -> Finding:
-    measure = f"Last {report.metric}"
+def _of_metric(group: Sequence[Summary], report: Report, measure: str) -> Finding:
     values = {one.arm: one.finals() for one in group}
     verdict = judge(values, report.best)
     if verdict is None:
@@ -50,9 +52,8 @@ def _of_metric(group: Sequence[Summary], report: Report) -> Finding:
     return _finding(measure, head, verdict, lambda lead: f"{lead.mean:.3g} worse{_range(lead.low, lead.high)}")
 
 
-def _of_cost(group: Sequence[Summary], report: Report, cost: str) -> Finding:
-    name, unit = COST_WORDS[cost]
-    measure = f"{name} to {target_words(report)}"
+def _of_cost(group: Sequence[Summary], cost: str, measure: str) -> Finding:
+    unit = COST_WORDS[cost][1]
     values = {one.arm: one.costs(cost) for one in group}
     verdict = judge(values, "min")
     if verdict is None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ps.errors import ConfigError
-from ps.experiments.drawing import pictures
+from ps.experiments.drawing import overviews, pictures
 from ps.experiments.findings import Finding, caution, counted, findings
 from ps.experiments.packages import need
 from ps.experiments.results import Results
 from ps.experiments.style import Picture
-from ps.experiments.summary import AXIS_WORDS, Summary, summarize
+from ps.experiments.summary import AXIS_WORDS, Summary, by_condition, summarize
 from ps.experiments.tables import (
     Table,
     environment_table,
@@ -29,7 +29,7 @@ from ps.experiments.tables import (
 
 @dataclass(frozen=True)
 class Group:
-    """The arms of one time axis."""
+    """The arms of one time axis under one condition."""
 
     title: str
     note: str
@@ -45,7 +45,7 @@ def write_report(results: Results, folder: Path) -> Path:
     """
     need("matplotlib", "jinja2")
     summaries = summarize(results)
-    groups = [_group(list(one), results) for one in _by_axis(summaries)]
+    groups = _groups(summaries, results)
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         for old in (folder / "figures").glob("*.pdf"):
@@ -63,16 +63,22 @@ def write_report(results: Results, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _by_axis(summaries: Sequence[Summary]) -> list[list[Summary]]:
-    return [[one for one in summaries if one.axis == axis] for axis in dict.fromkeys(one.axis for one in summaries)]
-
-
-def _group(group: list[Summary], results: Results) -> Group:
-    axis = group[0].axis
-    links = sorted({one.links for one in group})
-    note = f"Time is {AXIS_WORDS[axis]}. Links: {', '.join(links)}."
-    said = findings(group, results.experiment.report)
-    return Group(f"What came out ({axis} time)", note, said, caution(group), pictures(group, results))
+def _groups(summaries: Sequence[Summary], results: Results) -> list[Group]:
+    """Of each axis: a group for each of its conditions, then one over all of them where there is a figure of that."""
+    found: list[Group] = []
+    for axis in dict.fromkeys(one.axis for one in summaries):
+        alike = [one for one in summaries if one.axis == axis]
+        links = ", ".join(sorted({one.links for one in alike}))
+        note = f"Time is {AXIS_WORDS[axis]}. Links: {links}."
+        conditions = by_condition(alike, results.experiment)
+        for place, (condition, group) in enumerate(conditions.items(), start=1):
+            tag = axis if len(conditions) == 1 else f"{axis}-{place}"
+            title = f"What came out ({axis} time{f', {condition}' if condition else ''})"
+            said = findings(group, results.experiment.report, condition)
+            found.append(Group(title, note, said, caution(group), pictures(group, results, tag)))
+        if drawn := overviews(alike, results):
+            found.append(Group(f"Over all arms ({axis} time)", note, [], "", drawn))
+    return found
 
 
 def _tables(summaries: Sequence[Summary], groups: Sequence[Group], results: Results) -> list[Table]:

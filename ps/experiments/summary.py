@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ps.experiments.cells import Settings, spelled
+from ps.experiments.cells import Settings, arms, spelled
+from ps.experiments.files import Experiment
 from ps.experiments.measures import Measured, measure
 from ps.experiments.results import AXES, Results, Run
 
@@ -17,6 +18,7 @@ AXIS_WORDS = {
     "emulated": "emulated time: measured, with compute or links that were made slower on purpose",
     "wall": "wall-clock time: measured",
 }
+CONDITIONS = ("workers", "compute_s", "stragglers", "rate_mbit", "delay_ms")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,18 @@ def summarize(results: Results) -> list[Summary]:
     return found
 
 
-def tuned_text(tuned: Settings) -> str:
+def by_condition(summaries: Sequence[Summary], experiment: Experiment) -> dict[str, list[Summary]]:
+    """Arms of one axis under the same conditions: machines, network and stragglers are no choice, so arms are compared
+    where these are alike. By what tells the conditions apart; "" where all are alike."""
+    settings = {name: own for name, (_, own) in arms(experiment).items()}
+    found: dict[str, list[Summary]] = {}
+    for one in summaries:
+        own = {n: v for n, v in settings[one.arm].items() if n in CONDITIONS}
+        differ = {n: v for n, v in own.items() if any(other.get(n) != v for other in settings.values())}
+        found.setdefault(settings_text(differ), []).append(one)
+    return found
+
+
+def settings_text(settings: Settings) -> str:
     """In one cell of a table."""
-    return ", ".join(value if "=" in (value := spelled(n, v)) else f"{n}={value}" for n, v in tuned.items())
+    return ", ".join(value if "=" in (value := spelled(n, v)) else f"{n}={value}" for n, v in settings.items())

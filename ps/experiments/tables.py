@@ -15,7 +15,7 @@ from ps.experiments.cells import product
 from ps.experiments.findings import Finding, target_words
 from ps.experiments.measures import COSTS, network_mb, waited_for
 from ps.experiments.results import Results
-from ps.experiments.summary import Spread, Summary, tuned_text
+from ps.experiments.summary import Spread, Summary, settings_text
 
 Row = tuple[str, ...]
 COST_HEADS = {"seconds": "s to target", "mb": "MB to target", "commits": "updates to target"}
@@ -62,7 +62,7 @@ def summary_table(summaries: Sequence[Summary], results: Results) -> Table:
             row += [f"{one.reached} of {len(one.runs)}", *costs]
         row += [shown(one.spread("step_s")), *([shown(one.spread("epoch_s"))] if epochs else [])]
         row += [shown(one.spread("moved_gb")), str(one.restarts)]
-        row += [tuned_text(one.tuned)] if results.experiment.tune is not None else []
+        row += [settings_text(one.tuned)] if results.experiment.tune is not None else []
         rows.append(tuple(row))
     note = "Median over seeds [lowest, highest]."
     note += (

@@ -64,7 +64,8 @@ def trained(cell: Cell) -> Ended:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a report; a test of its words needs none."""
-    monkeypatch.setattr(page, "pictures", lambda group, results: [])
+    monkeypatch.setattr(page, "pictures", lambda group, results, tag: [])
+    monkeypatch.setattr(page, "overviews", lambda group, results: [])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -215,6 +216,27 @@ def test_failed_diverged_and_missing_cells_are_said_and_count_nowhere(
     assert "1 of 3, 1 failed, 1 diverged" in text and "exit code 137: worker 1 was killed \\| twice" in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_arms_are_compared_where_the_machines_are_alike(tmp_path: Path) -> None:
+    toml = TOML.replace("[run]", "[run]\ncompute_s = 0.1").replace(
+        "[grid]", '[grid]\nstragglers = ["transient:chance=0.05,factor=8", "persistent:factor=4"]'
+    )
+
+    def make(cell: Cell) -> Ended:
+        ended = trained(cell)
+        if str(cell.settings["stragglers"]).startswith("persistent"):  # here async gets there, and nobody else
+            top = 0.99 if cell.settings["consistency"] == "async" else 0.7
+            ended.rows = logged([top + 0.001 * cell.seed], every_s=3.0)
+        return ended
+
+    text = (report(tmp_path, toml, make) / "report.md").read_text()
+    first, second = text.split("## Summary")[0].split("## What came out (virtual time, ")[1:]
+    assert first.startswith("transient:chance=0.05,factor=8)") and second.startswith("persistent:factor=4)")
+    assert "Last accuracy (transient:chance=0.05,factor=8): highest for transient:chance=0.05,factor=8, bsp" in first
+    assert "Last accuracy (persistent:factor=4): highest for persistent:factor=4, async" in second
+    assert "persistent" not in first and "transient" not in second
+
+
 def test_time_axes_stay_apart(tmp_path: Path) -> None:
     def make(cell: Cell) -> Ended:
         ended = trained(cell)
@@ -243,7 +265,7 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     links = [value for element in root.iter() for name, value in element.attrib.items() if name == "href"]
     assert links and all(link[1:] in ids or link.startswith("data:image/png;base64,") for link in links)
-    assert len(root.findall(".//figure/svg")) == 5  # curves, staleness, time, speed-up, map
+    assert len(root.findall(".//figure/svg")) == 2 * 3 + 2  # curves, staleness, time; speed-up, map
     assert {element.tag for element in root.iter()} & {"img", "link", "iframe"} == set()
 
 
