@@ -31,7 +31,7 @@ class Pace:
         if clock == self._done:
             return
         self._done = clock
-        took = self._worker.busy_s - self._began
+        took = max(self._worker.busy_s - self._began, 0.0)  # both are rounded: the difference may be below zero
         factor = self._slowdowns.of(self._worker.rank, self._worker.size, clock)
         rest = (took if self._compute_s is None else self._compute_s) * factor - took
         if rest > 0:
