@@ -49,7 +49,7 @@ def _of_metric(group: Sequence[Summary], report: Report, measure: str) -> Findin
         return Finding(measure, f"{measure}: nothing finite was logged under this name.", None, ())
     mean = float(np.mean([*values[verdict.leader].values()]))
     head = f"{measure}: {'highest' if report.best == 'max' else 'lowest'} for {verdict.leader}, on average {mean:.4g}."
-    return _finding(measure, head, verdict, lambda lead: f"{lead.mean:.3g} worse{_range(lead.low, lead.high)}")
+    return _finding(measure, head, verdict, _difference)
 
 
 def _of_cost(group: Sequence[Summary], cost: str, measure: str) -> Finding:
@@ -86,9 +86,11 @@ def _conclusion(verdict: Verdict, behind: Sequence[tuple[str, str, int]]) -> str
         arm, words, _ = behind[0]
         return f"It won: {'next' if len(behind) > 1 else 'the other'} is {arm}, {words}."
     left = [(arm, words) for arm, words, _ in behind if arm not in verdict.beaten]
-    alike = [pair for pair in left if _has_ends(verdict.leads[pair[0]])]
-    few = [pair for pair in left if pair not in alike]
-    said = [f"No significant difference from {_listed(alike)}."] if alike else []
+    ahead = [pair for pair in left if (lead := verdict.leads[pair[0]]) is not None and lead.high < 0]
+    alike = [pair for pair in left if _has_ends(verdict.leads[pair[0]]) and pair not in ahead]
+    few = [pair for pair in left if not _has_ends(verdict.leads[pair[0]])]
+    said = [f"But with the seeds that both have, better is {_listed(ahead)}."] if ahead else []
+    said += [f"No significant difference from {_listed(alike)}."] if alike else []
     said += [f"Too few pairs to say anything of {_listed(few)}."] if few else []
     said += [f"Better than {', '.join(verdict.beaten)}."] if verdict.beaten else []
     return " ".join(said)
@@ -121,6 +123,10 @@ def caution(group: Sequence[Summary]) -> str:
         text = "by Student's t of the paired differences, which supposes that they are normally distributed."
         return f"{pairs}, {text}{few if n < SIGNS_LEAST else ''} {each}"
     return f"{pairs}, by the bootstrap of the studentised mean difference, which supposes no distribution. {each}"
+
+
+def _difference(lead: Interval) -> str:
+    return f"{lead.mean:.3g} worse{_range(lead.low, lead.high)}"
 
 
 def _times(lead: Interval) -> str:

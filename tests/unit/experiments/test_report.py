@@ -182,6 +182,23 @@ def test_no_arm_reaches_the_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_faster_arm_that_does_not_always_get_there_is_not_called_alike(tmp_path: Path) -> None:
+    def make(cell: Cell) -> Ended:
+        if cell.settings["consistency"] == "async":
+            return Ended(logged([0.95 if cell.seed < 3 else 0.5], every_s=1 + 0.01 * cell.seed))
+        return Ended(logged([0.95], every_s=5 + 0.1 * cell.seed))
+
+    text = (report(tmp_path, TOML, make) / "report.md").read_text()
+    seconds = next(line for line in text.splitlines() if "Seconds to accuracy >= 0.9: " in line)
+    found = re.search(
+        r"But with the seeds that both have, better is async \((\S+) times as much, 95 % interval", seconds
+    )
+    assert found is not None
+    assert float(found[1]) == pytest.approx(math.sqrt(1.01 / 5.1 * 1.02 / 5.2), rel=5e-3)
+    assert "async in 2 of 3 runs" in seconds and "from async" not in seconds
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
     toml = TOML.replace('best = "max"\ntarget = 0.9', 'best = "min"\ntarget = 0.25').replace('"accuracy"', '"loss"')
 
