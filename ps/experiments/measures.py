@@ -70,9 +70,21 @@ def measure(run: Run, report: Report) -> Measured:
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
         step_s=seconds * len(run.outcome.clocks) / steps if steps else np.nan,
         steps_per_s=steps / seconds if seconds else np.nan,
-        moved_gb=np.nan if run.points is None else float(cost(run.points, "mb").max(initial=0.0)) / 1e3,
+        moved_gb=_moved_gb(run),
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
+
+
+def _moved_gb(run: Run) -> float:
+    """The larger of what workers have counted at last, and of what had been told when the last value was logged: the
+    first lacks what workers had moved before they were restarted, the second what came after."""
+    workers = [snapshot for peer, snapshot in run.peers.items() if peer.startswith("worker:")]
+    counted = [
+        one.total("push_bytes", direction="sent") + one.total("pull_bytes", direction="received") for one in workers
+    ]
+    told = np.zeros(0) if run.points is None else cost(run.points, "mb")
+    found = [*([sum(counted) / 1e9] if counted else []), *(told[np.isfinite(told)] / 1e3)]
+    return max(found, default=np.nan)
 
 
 def timed(run: Run) -> tuple[int, float]:

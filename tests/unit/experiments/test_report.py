@@ -57,7 +57,7 @@ def trained(cell: Cell) -> Ended:
     step_s = {"bsp": 2.0, "ssp:staleness=3": 1.0, "async": 0.8}[str(model)] * (1 + 0.01 * cell.seed)
     top = (0.85 if model == "async" else 0.95) + 0.005 * cell.seed + (0.0007 * cell.seed**2 if model == "bsp" else 0)
     return Ended(
-        logged([top * share for share in (0.2, 0.6, 0.9, 1.0, 0.98)], every_s=step_s), outcome={"peers": PEERS}
+        logged([top * share for share in (0.2, 0.6, 0.9, 1.0, 0.98)], every_s=step_s, mb=1.0), outcome={"peers": PEERS}
     )
 
 
@@ -91,7 +91,7 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
             "best": [max(row["value"] for row in points) for points in cells],
             "step_s": [points[-1]["seconds"] * 2 / 20 for points in cells],
             "steps_per_s": [20 / points[-1]["seconds"] for points in cells],
-            "moved_gb": [(points[-1]["pushed_mb"] + points[-1]["pulled_mb"]) / 1000 for points in cells],
+            "moved_gb": [2 * (3 + 5) / 1000] * 3,  # PEERS: more than the rows have
             "seconds_to_target": [row["seconds"] for row in there],
             "mb_to_target": [row["pushed_mb"] + row["pulled_mb"] for row in there],
             "commits_to_target": [row["commits"] for row in there],
@@ -318,6 +318,7 @@ def test_several_ranks_that_log_are_averaged_and_the_first_to_reach_the_target_c
     assert float(row["final_median"]) == pytest.approx((0.9 + 0.6) / 2)
     assert float(row["best_median"]) == pytest.approx((0.9 + 0.6) / 2)
     assert float(row["seconds_to_target_median"]) == 2.0
+    assert float(row["moved_gb_median"]) == pytest.approx(0.001)  # of the rows: there are no peers
 
 
 @pytest.mark.usefixtures("undrawn")
