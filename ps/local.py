@@ -9,13 +9,15 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from difflib import get_close_matches
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ps.colocated import counted
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError, DeadlineError, StoppedError
 from ps.metrics import Snapshot
-from ps.report import checksum
+from ps.record.entries import new_folder
+from ps.server.values import checksum
 from ps.types import Array
 from ps.worker.aio import AsyncClient
 from ps.worker.client import Client
@@ -52,27 +54,35 @@ class LocalCluster:
 
     Keywords are those of `ps.config.RunConfig`, which are also the flags of a cluster run. With `seed` it runs in
     virtual time, one event after the other: repeatable to the bit. Without, every part has a thread of its own.
+    `record` names a new folder, where all servers write down what they apply, for `psctl replay`; complete at `close`.
 
         with ps.LocalCluster(servers=2, workers=4, consistency="ssp:staleness=3", seed=1) as cluster:
             results = cluster.run(train)
     """
 
     def __init__(
-        self, servers: int | Literal["colocated"] = 1, workers: int = 1, *, seed: int | None = None, **options: Any
+        self,
+        servers: int | Literal["colocated"] = 1,
+        workers: int = 1,
+        *,
+        seed: int | None = None,
+        record: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> None:
         self.config = RunConfig.check(counted({"servers": servers, "workers": workers, "seed": seed, **options}))
         self._pid = os.getpid()
         self._started = self._closed = False
         self._cut_off: list[int] = []  # ranks that ran when the cluster was closed
         self._backend: Backend
+        folder = None if record is None else new_folder("record", Path(record))
         if seed is None:
             from ps.threads import Threads
 
-            self._backend = Threads(self.config)
+            self._backend = Threads(self.config, folder)
         else:
             from ps.sim.cluster import Virtual
 
-            self._backend = Virtual(self.config)
+            self._backend = Virtual(self.config, folder)
 
     def run(self, train: Train, *, timeout: float | None = None) -> list[Any]:
         """Runs `train(client)` (plain or async) in every worker; the results in rank order, None of killed workers.
@@ -147,7 +157,7 @@ class LocalCluster:
 
     def checksum(self) -> str:
         """One number for all values and optimizer state: equal runs have equal ones."""
-        return checksum(self._backend.contents())
+        return f"{checksum(self._backend.contents()):08x}"
 
     def close(self) -> None:
         """Ends everything; workers that still run end at their next client call."""

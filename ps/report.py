@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ps.controller.core import Controller
@@ -28,11 +27,3 @@ def status(core: Controller, servers: Mapping[int, Server]) -> dict[str, Any]:
     stopped = None if core.stopped is None else core.stopped.reason
     skipped = dict(core.skipped)
     return {"workers": workers, "servers": shards, "stopped": stopped, "skipped_examples": skipped}
-
-
-def checksum(contents: Iterable[bytes]) -> str:
-    """One number for values and optimizer state, in the order of servers: equal runs have equal ones."""
-    crc = 0
-    for part in contents:
-        crc = zlib.crc32(part, crc)
-    return f"{crc:08x}"

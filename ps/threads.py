@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ps.client import run_client
@@ -62,7 +63,7 @@ class WorkerPort(TransportPort):
 class Threads:
     """The backend of LocalCluster without a seed."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, record: Path | None = None) -> None:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         self.config, self.job = config, secrets.token_bytes(JOB_BYTES)
         self.network = MemoryNetwork()
@@ -82,7 +83,7 @@ class Threads:
         self._heard_all = threading.Event()  # the controller has heard the last words of every worker
         self._services = [self._thread("controller", self._serve_controller, transport)]
         for shard in range(config.servers):
-            self._add_server(shard)
+            self._add_server(shard, record)
         for service in self._services:
             service.start()
 
@@ -163,9 +164,9 @@ class Threads:
         with self._lock:
             return sorted(self._servers.items())
 
-    def _add_server(self, shard: int) -> None:
+    def _add_server(self, shard: int, record: Path | None) -> None:
         transport = self.network.open(server_peer(shard))
-        server = build_server(self.config, shard, self.job, transport.send_nowait)
+        server = build_server(self.config, shard, self.job, transport.send_nowait, record=record)
         self._transports.append(transport)
         self._servers[shard] = server
         self._services.append(self._thread(f"server {shard}", self._serve, shard, server, transport))
@@ -178,6 +179,7 @@ class Threads:
                     server.receive(*item, time.monotonic())
                 else:
                     server.retry_unsent()
+            server.close(killed=shard not in self._servers)
         except Exception as error:  # a bug of ours must not become a hang of the user's
             self._lost(shard, f"{type(error).__name__}: {error}")
             raise

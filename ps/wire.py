@@ -108,12 +108,12 @@ def listing(of: type[Any], count_max: int) -> Kind:
     """A list of at most `count_max` dataclasses of one class, each packed as a tuple of its own fields."""
 
     def pack(value: Any) -> list[Any]:
-        return [_pack_fields(item) for item in value]
+        return [pack_fields(item) for item in value]
 
     def unpack(value: Any) -> tuple[Any, ...]:
         if type(value) is not list or len(value) > count_max:
             raise ValueError
-        return tuple(_unpack_fields(of, item) for item in value)
+        return tuple(unpack_fields(of, item) for item in value)
 
     return Kind(f"a list of at most {count_max} {of.__name__}", pack, unpack)
 
@@ -175,12 +175,14 @@ def _read_layout(cls: type[Any]) -> _Layout:
     return _Layout(names, kinds, parallel, places["_K"], places["_E"][0] if places["_E"] else -1)
 
 
-def _pack_fields(message: Any) -> list[Any]:
+def pack_fields(message: Any) -> list[Any]:
+    """What MessagePack takes of a dataclass whose fields have kinds; `unpack_fields` makes it of that again."""
     layout = _layout(type(message))
     return [kind.pack(getattr(message, name)) for name, kind in zip(layout.names, layout.kinds, strict=True)]
 
 
-def _unpack_fields(cls: type[M], values: Any) -> M:
+def unpack_fields(cls: type[M], values: Any) -> M:
+    """The inverse of `pack_fields`. Raises: FrameError naming class and field, what was expected and what came."""
     layout = _layout(cls)
     if type(values) is not list or len(values) != len(layout.names):
         raise FrameError(f"{cls.__name__}: expected {len(layout.names)} fields, got {_short(values)}")
@@ -230,7 +232,7 @@ def message(code: int) -> Callable[[type[M]], type[M]]:
 
 def encode(job: bytes, *bodies: Any) -> bytes:
     """Header bytes of messages of the job with this 16-byte id, in order. Buffers behind it belong to the last."""
-    packed: bytes = msgpack.packb([WIRE_VERSION, job, *([CODE_OF[type(body)], *_pack_fields(body)] for body in bodies)])
+    packed: bytes = msgpack.packb([WIRE_VERSION, job, *([CODE_OF[type(body)], *pack_fields(body)] for body in bodies)])
     return packed
 
 
@@ -277,4 +279,4 @@ def _unpack_message(values: Any) -> Any:
     cls = CODES.get(code) if type(code) is int else None
     if cls is None:
         raise FrameError(f"message code: expected one of {sorted(CODES)}, got {_short(code)}")
-    return _unpack_fields(cls, values[1:])
+    return unpack_fields(cls, values[1:])

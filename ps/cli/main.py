@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": "ps.cli.submit",
     "status": "ps.cli.status",
     "stop": "ps.cli.stop",
+    "replay": "ps.cli.replay",
     "doctor": "ps.cli.doctor",
     "key": "ps.cli.key",
     "sweep": "ps.cli.sweep",

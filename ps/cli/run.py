@@ -93,6 +93,7 @@ def run_options() -> list[inspect.Parameter]:
     evaluator = "A script that reads the values beside the workers, never counted: role `reader`."
     return [
         text_option("save", "FILE", "Write the values there at the end (safetensors)."),
+        text_option("record", "DIR", "A new folder: servers write down there what they apply, for psctl replay."),
         *rule_options(),
         text_option("evaluator", "FILE", evaluator),
         parameter(

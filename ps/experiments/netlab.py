@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 from ps.errors import ConfigError
@@ -36,6 +38,8 @@ def inside(cell: Cell, command: Sequence[str]) -> int:
     """
     hosts = sorted(set(cell.hosts.values()), key=_number)
     os.environ["NETLAB"] = f"ps{cell.id[:8]}"
+    _down()  # what a try that was killed has left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         delay = ["--rtt", f"{2 * cell.links.delay_ms:g}"] if cell.links.delay_ms else []
         _netlab("up", str(len(hosts) + 1), "--rate", str(FREE_MBIT), *delay)
@@ -45,7 +49,7 @@ def inside(cell: Cell, command: Sequence[str]) -> int:
                 _netlab("limit", host, f"{link.rate_mbit:g}")
         return subprocess.call([COMMAND, "run", f"h{len(hosts) + 1}", "--", *command])
     finally:
-        subprocess.run([COMMAND, "down"], capture_output=True, timeout=COMMAND_S)
+        _down()
 
 
 def place_of(cell: Cell) -> Callable[[str], Place]:
@@ -59,6 +63,10 @@ def place_of(cell: Cell) -> Callable[[str], Place]:
         return Place((COMMAND, "run", host, "--"), ADDRESS.format(number=_number(host)))
 
     return place
+
+
+def _down() -> None:
+    subprocess.run([COMMAND, "down"], capture_output=True, timeout=COMMAND_S)
 
 
 def _number(host: str) -> int:

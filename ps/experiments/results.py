@@ -18,7 +18,7 @@ from ps.experiments.cells import Cell, arms, is_of, product
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.statistics import Floats
-from ps.experiments.sweep import choose, has_ended_well, last_line
+from ps.experiments.sweep import choose, has_ended_well
 from ps.metrics import Snapshot
 from ps.plugins import describe
 
@@ -139,7 +139,7 @@ def read_results(folder: Path) -> Results:
         if (at / "outcome.json").is_file():
             runs.append(Run(cell, _checked(Outcome, at / "outcome.json"), _points(at / "points.parquet")))
         else:
-            begun.append((cell, last_line(at / "output.log")))
+            begun.append((cell, _last_line(at / "output.log")))
     runs, left = _chosen(runs, experiment, folder)
     tuning = 0 if experiment.tune is None else len(list(product(experiment.tune.grid))) * len(experiment.tune.seeds)
     missing = max(0, len(order) * (len(experiment.seeds) + tuning) - len(runs))
@@ -161,6 +161,15 @@ def read_cell(folder: Path) -> Cell:
     if cell.id != folder.name:
         raise ConfigError(f"{folder / 'cell.json'}: id: expected that of its folder, {folder.name}, got {cell.id}")
     return cell
+
+
+def _last_line(path: Path) -> str:
+    """Of what a cell has printed, or nothing."""
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def _json(path: Path) -> dict[str, Any]:

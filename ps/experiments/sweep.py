@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import deque
@@ -21,9 +19,10 @@ from ps.experiments import netlab
 from ps.experiments.cells import Cell, Settings, arms, check_cells, final_cells, tuning_cells
 from ps.experiments.environment import environment
 from ps.experiments.files import Experiment, Tune, read_experiment
+from ps.launch.supervisor import Exit, Supervisor
 
 FOLDER = "ps-sweeps"
-POLL_S = 0.05
+TICK_S = 0.2  # between looks at the clock
 GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell
 
 
@@ -41,9 +40,8 @@ class Running:
     """A cell that runs."""
 
     cell: Cell
-    process: subprocess.Popen[bytes]
     began: float
-    asked_at: float = float("inf")  # when it was told to end
+    is_late: bool = False
 
 
 @dataclass
@@ -110,25 +108,21 @@ class Sweep:
     def _run(self, cells: Sequence[Cell]) -> None:
         waiting = deque(cell for cell in cells if not self.is_done(cell))
         self._done += len(cells) - len(waiting)
-        running: list[Running] = []
+        running: dict[str, Running] = {}
+        logs = self.folder / "cells"
         try:
-            while (waiting and not self.stopped) or running:
-                while waiting and len(running) < self.jobs and not self.stopped:
-                    running.append(self.start(waiting.popleft()))
-                time.sleep(POLL_S)
-                for item in [item for item in running if item.process.poll() is not None]:
-                    running.remove(item)
-                    self.take(item)
-                self.look_at_time(running)
-                self.view.progress(self._done, self._total, len(running), self.left_s(len(waiting), running))
+            with Supervisor(lambda name, line: None, self.view.say, logs, GRACE_S) as supervisor:
+                while running or (waiting and not self.stopped):
+                    while waiting and len(running) < self.jobs and not self.stopped:
+                        cell = waiting.popleft()
+                        running[self.start(cell, supervisor)] = Running(cell, time.monotonic())
+                    for exit in supervisor.wait(TICK_S):
+                        self.take(running.pop(exit.name), exit)
+                    self.look_at_time(running, supervisor)
+                    self.view.progress(self._done, self._total, len(running), self.left_s(running))
         except OSError as error:
             self.stopped = True
-            self.view.say(f"stopped: {error}; what has finished stays, make room and start the same sweep again")
-        except KeyboardInterrupt:
-            self.stopped = True
-            self.view.say("interrupted: what has finished stays, `psctl sweep` with the same file goes on")
-        finally:
-            end_all(running)
+            self.view.say(f"stopped: {error}; what has finished stays: make room, and start the same sweep again")
 
     def is_done(self, cell: Cell) -> bool:
         """It has an outcome already, and did not fail."""
@@ -138,54 +132,52 @@ class Sweep:
         """Of its results."""
         return self.folder / "cells" / cell.id
 
-    def start(self, cell: Cell) -> Running:
-        """Begins a cell in a process of its own; what an earlier try has left goes."""
+    def start(self, cell: Cell, supervisor: Supervisor) -> str:
+        """Begins a cell in a process of its own, and gives its name; what an earlier try has left goes."""
         folder = self.folder_of(cell)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "cell.json").write_text(cell.model_dump_json(indent=1))
-        self.view.began(cell)
         threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" and self.jobs > 1 else {}
-        with (folder / "output.log").open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-            )
-        return Running(cell, process, time.monotonic())
+        name = f"{cell.id}/output"  # its log is output.log in its folder
+        argv = [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())]
+        supervisor.start(name, argv, {**os.environ, **threads, "PYTHONUNBUFFERED": "1"})
+        self.view.began(cell)
+        return name
 
-    def take(self, item: Running) -> None:
+    def take(self, item: Running, exit: Exit) -> None:
         """A cell has ended."""
+        outcome, why = read_outcome(self.folder_of(item.cell)), ""
+        if self.stopped:
+            return
         self._done += 1
         self._took_s.append(time.monotonic() - item.began)
-        outcome, why = read_outcome(self.folder_of(item.cell)), ""
-        if item.asked_at < float("inf"):
+        if item.is_late:
             why = f"not ended after {item.cell.timeout_s:g} s (timeout_s)"
         elif not has_ended_well(item.cell, outcome):
-            why = last_line(self.folder_of(item.cell) / "output.log") or f"exit code {item.process.returncode}"
+            why = next((line for line in reversed(exit.tail) if line.strip()), exit.words)
         if why:
             self.failed[item.cell.id] = why
         self.view.ended(item.cell, outcome, why)
 
-    def look_at_time(self, running: Sequence[Running]) -> None:
-        """Ends cells whose time is up."""
-        now = time.monotonic()
-        for item in running:
-            if now > item.asked_at + GRACE_S:
-                kill(item.process, signal.SIGKILL)
-            elif now > item.began + item.cell.timeout_s and item.asked_at == float("inf"):
-                item.asked_at = now
-                kill(item.process, signal.SIGTERM)
+    def look_at_time(self, running: Mapping[str, Running], supervisor: Supervisor) -> None:
+        """Ends cells whose time is up, and all of them when the user says so."""
+        if supervisor.signals and not self.stopped:
+            self.stopped = True
+            self.view.say("interrupted: what has finished stays, psctl sweep with the same file goes on")
+        if len(supervisor.signals) > 1:
+            supervisor.kill()
+        for name, item in running.items():
+            item.is_late |= time.monotonic() > item.began + item.cell.timeout_s
+            if self.stopped or item.is_late:
+                supervisor.terminate([name])
 
-    def left_s(self, waiting: int, running: Sequence[Running]) -> float | None:
+    def left_s(self, running: Mapping[str, Running]) -> float | None:
         """About how long the rest takes, by the cells so far; None before the first has ended."""
         if not self._took_s:
             return None
         each, now = statistics.mean(self._took_s), time.monotonic()
-        begun = sum(max(each - (now - item.began), 0.0) for item in running)
+        begun = sum(max(each - (now - item.began), 0.0) for item in running.values())
         later = self._total - self._done - len(running)
         return (later * each + begun) / self.jobs
 
@@ -233,34 +225,6 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
 def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
     """It is a result: it has ended by itself, or as its faults would have it."""
     return outcome is not None and (outcome["exit_code"] == 0 or bool(cell.faults))
-
-
-def last_line(path: Path) -> str:
-    """Of what a cell has printed."""
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""
-
-
-def kill(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the process; its children end with it."""
-    if process.poll() is None:
-        process.send_signal(number)
-
-
-def end_all(running: Sequence[Running]) -> None:
-    """Asks all to end, then makes them."""
-    for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        for item in running:
-            kill(item.process, number)
-        deadline = time.monotonic() + seconds
-        for item in running:
-            try:
-                item.process.wait(max(deadline - time.monotonic(), 0.01))
-            except subprocess.TimeoutExpired:
-                continue
 
 
 def jobs_for(experiment: Experiment, wanted: int | None) -> int:

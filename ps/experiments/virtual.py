@@ -25,7 +25,8 @@ from ps.launch.view import Plain
 from ps.launch.watch import TICK_S, Watch
 from ps.local import HERE
 from ps.messages import Log, Stop
-from ps.report import checksum, status
+from ps.report import status
+from ps.server.values import checksum
 from ps.sim.loop import Simulator
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.worker.client import Client
@@ -80,7 +81,7 @@ class VirtualRun:
             "began": self.simulator.controller.core.began_at,
             "clocks": [worker["clock"] for worker in self.watch.workers],
             "restarts": self.restarts,
-            "checksum": checksum(self.simulator.contents()),
+            "checksum": f"{checksum(self.simulator.contents()):08x}",
             "peers": {name: self.measured(name) for name in names},
             "processes": {},
         }

@@ -31,6 +31,7 @@ class ControllerFile(RunConfig, frozen=True, extra="forbid"):
 class RunFile(ControllerFile, frozen=True, extra="forbid"):
     """What a file for `psctl run` may say. Paths are taken as in flags: from the current folder."""
 
+    record: str | None = None
     evaluator: str | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 0
 

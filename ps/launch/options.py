@@ -19,6 +19,7 @@ from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
 from ps.launch.sinks import LOG_TO, Sink, sinks_of
 from ps.launch.supervisor import GRACE_S
+from ps.record.entries import new_folder
 
 LOG_DIR = "ps-logs"
 _CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY")  # ours to set
@@ -43,6 +44,7 @@ class RunOptions:
     args: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     save: str | None = None
+    record: str | None = None  # a new folder
     stop_after: str | None = None
     stop_when: str | None = None
     patience: str | None = None
@@ -71,6 +73,12 @@ class RunOptions:
         """Raises: ConfigError naming the flag, or the line of the file."""
         with naming_lines(self.places):
             return key_in(self.key)
+
+    def make_record(self) -> None:
+        """Makes the folder of the recording, if there is to be one. Raises: as `read_key`."""
+        if self.record is not None:
+            with naming_lines(self.places):
+                new_folder("--record", Path(self.record))
 
     def make_sinks(self) -> dict[str, Sink]:
         """Raises: ConfigError naming the flag, or the line of the file."""

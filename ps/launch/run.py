@@ -109,7 +109,8 @@ class Run:
             place = self.options.place(f"server {shard}")
             # Beside the workers that are all here, no port at all.
             at = endpoint(self.control.job, shard) if self.options.is_colocated else f"{place.address}:0"
-            self.supervisor.start(f"server {shard}", [*place.command, *self.server, "--listen", at], env)
+            record = ["--record", self.options.record] if self.options.record is not None else []
+            self.supervisor.start(f"server {shard}", [*place.command, *self.server, "--listen", at, *record], env)
         for rank in range(self.config.workers):
             self.start_worker(rank)
         if self.options.evaluator is not None:
@@ -212,8 +213,10 @@ class Run:
             if not self.pump(lambda: "evaluator" not in self.supervisor.running):
                 return
         self.control.release()
-        # The controller tells the servers that all is over; who does not hear it is told by a signal.
-        self.pump(lambda: not self.supervisor.running, self.options.grace_s)
+        # The controller tells the servers that all is over; who does not hear it is told by a signal. Those that record
+        # have more to write.
+        patience_s = self.options.grace_s if self.options.record is None else self.config.timeout_s
+        self.pump(lambda: not self.supervisor.running, patience_s)
 
     def end_all(self) -> None:
         """SIGTERM to everybody, SIGKILL after the grace time or at a second Ctrl-C."""
@@ -291,6 +294,7 @@ def run_cluster(
         key = options.read_key()
         config, rules = options.check()
         sinks = options.make_sinks()
+        options.make_record()
     except ConfigError as error:
         print(f"psctl run: {error}".replace("\n", " "), file=sys.stderr)
         return 2
@@ -333,6 +337,7 @@ def _run(
             f"{n} {what}{'s' * (n > 1)}" for n, what in ((config.servers, "server"), (config.workers, "worker"))
         )
         logs = "" if log_dir is None else f"; logs in {log_dir}"
+        logs += "" if options.record is None else f"; recording in {options.record}"
         view.note(f"{servers}, {workers}, {config.consistency}, {config.optimizer_in_words}{logs}")
     for name in ignored_variables(os.environ):
         view.note(f"{name} is not used; give --{name[3:].lower().replace('_', '-')} to psctl run")

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from ps.config import RunConfig
 from ps.control.hello import Hello, LinkEnd
@@ -31,9 +32,10 @@ def main() -> int:
         "--listen", default="127.0.0.1:0", help="of the data plane: host:port (0: any free port) or ipc://"
     )
     parser.add_argument("--advertise", default="", help="the host that others are told to dial, if it is another one")
+    parser.add_argument("--record", type=Path, help="a folder: what is applied is written down there")
     given = parser.parse_args()
     try:
-        serve(given.listen, given.advertise)
+        serve(given.listen, given.advertise, record=given.record)
     except Error as error:
         print(f"ps server: {error}", file=sys.stderr)
         return 1
@@ -42,10 +44,11 @@ def main() -> int:
     return 0
 
 
-def serve(listen: str, advertise: str = "", asked: Asked | None = None) -> LinkEnd | None:
+def serve(listen: str, advertise: str = "", asked: Asked | None = None, record: Path | None = None) -> LinkEnd | None:
     """Joins as a server, for shard PS_SHARD if that is set, and serves until the controller says goodbye.
 
     asked: a signal then ends the job, whose values are lost with this server, in words.
+    record: the folder for its recording, if there is to be one.
     When the controller is gone: until all workers have left, or none has said a word for the run's timeout_s.
     Returns: how the connection to the controller has ended.
     Raises: ConfigError when the place is taken, the key of PS_KEY does not hold or the controller refuses;
@@ -63,10 +66,11 @@ def serve(listen: str, advertise: str = "", asked: Asked | None = None) -> LinkE
         raise
     config = welcome.config
     try:
-        server = build_server(config, welcome.shard, welcome.job, port.send_nowait)
+        server = build_server(config, welcome.shard, welcome.job, port.send_nowait, record=record)
         if asked is not None:
             asked.wake = port.transport.wake
         _work(port, server, config, asked)
+        server.close()
     finally:
         port.close()
     return port.end

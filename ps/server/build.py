@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ps.config import RunConfig
 from ps.consistency import Gather
 from ps.metrics import Metrics
+from ps.record.entries import Header
+from ps.record.writer import Recorder
 from ps.server.core import Shard
 from ps.server.follower import Follower
 from ps.server.ledger import Commit, Record
@@ -32,8 +35,12 @@ def build_server(
     defer: Callable[[list[Commit]], None] | None = None,
     watch: Callable[[Record], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    record: Path | None = None,
 ) -> Server:
-    """The server that holds the shard of this number, empty; with a follower beside it where one is asked for."""
+    """The server that holds the shard of this number, empty; with a follower beside it where one is asked for.
+
+    record: the folder where it writes down what it applies. Raises: ConfigError when that file cannot be made.
+    """
     metrics = Metrics()
     metrics.traces = config.trace
     return Server(
@@ -47,6 +54,7 @@ def build_server(
         clip_value=config.clip_value,
         codecs=config.codecs(),
         clock=clock,
+        recorder=None if record is None else Recorder(record, Header(shard, job.hex(), config)),
     )
 
 

@@ -7,24 +7,26 @@ order, so they cannot differ. W: workers by rank; S: slices of this shard, by lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 
-from ps.messages import Code
+from ps.messages import Code, Counts, Flag, Ids, Number, Real, Text
 from ps.types import Array, Bool, Int64
+from ps.wire import COUNT, INT64, listing, tuple_of
 
 VERDICTS_KEPT = 64  # per worker and slice; a worker has fewer pushes of one slice in flight
+PUSHES_MAX = 1 << 31  # in one commit
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
     """One push inside a commit."""
 
-    worker: int
-    seq: int
-    weight: float
-    clock: int
+    worker: Number
+    seq: Number
+    weight: Real
+    clock: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,92 +38,92 @@ class Commit:
     base: the version the one push of an arrival was computed on.
     """
 
-    slice: int
-    version: int  # that it makes
-    lr: float
-    number: int
-    staleness: int
-    base: int
-    contributions: tuple[Contribution, ...]
-    finished: tuple[int, ...] = ()
-    clock: int = 0
-    late: tuple[tuple[int, int], ...] = ()  # (worker, seq)
+    slice: Number
+    version: Number  # that it makes
+    lr: Real
+    number: Number
+    staleness: Annotated[int, INT64]
+    base: Number
+    contributions: Annotated[tuple[Contribution, ...], listing(Contribution, PUSHES_MAX)]
+    finished: Annotated[tuple[int, ...], tuple_of(COUNT, PUSHES_MAX)] = ()
+    clock: Number = 0
+    late: Annotated[tuple[tuple[int, int], ...], tuple_of(tuple_of(COUNT, 2), PUSHES_MAX)] = ()  # (worker, seq)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A push that came after its round was committed."""
 
-    worker: int
-    slice: int
-    seq: int
-    version: int
+    worker: Number
+    slice: Number
+    seq: Number
+    version: Number
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A worker has finished clocks on slices (models that apply on arrival; gathering ones say it in the commit)."""
 
-    worker: int
-    slices: Int64
-    clock: int
+    worker: Number
+    slices: Ids
+    clock: Number
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
     """A worker takes part from now on, under this incarnation; clock_S: its clock on each slice."""
 
-    worker: int
-    incarnation: int
-    clock_S: Int64
+    worker: Number
+    incarnation: Number
+    clock_S: Counts
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
     """A worker counts no longer; messages up to this incarnation are refused. done: it had finished its work."""
 
-    worker: int
-    incarnation: int
-    done: bool
+    worker: Number
+    incarnation: Number
+    done: Flag
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
     """Slices are new here: their ids, the version they start with, each worker's clock on them."""
 
-    ids: Int64
-    version: int
-    clock_W: Int64
+    ids: Ids
+    version: Number
+    clock_W: Counts
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """From the first slice on the script's own optimizer takes the place of the run's."""
 
-    optimizer: str
+    optimizer: Text
 
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
     """The slices have values (the payload travels beside the record)."""
 
-    slices: Int64
+    slices: Ids
 
 
 @dataclass(frozen=True, slots=True)
 class LrChanged:
     """From this clock on the learning rate is `lr`."""
 
-    lr: float
-    at_clock: int
+    lr: Real
+    at_clock: Number
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A worker was sent these slices: what delay compensation measures its next push against."""
 
-    worker: int
-    slices: Int64
+    worker: Number
+    slices: Ids
 
 
 Record: TypeAlias = Commit | Refused | Finished | Joined | Left | Adopted | Added | Initialised | LrChanged | Sent

@@ -14,15 +14,17 @@ from ps.buffers import UnderWay
 from ps.compression.choice import RAW, Codecs, Frame
 from ps.errors import Error, FrameError, PeerError
 from ps.keyspace import Slice
-from ps.messages import Init, Probe, Pull, Push, Read, Rejected
+from ps.messages import Init, Probe, Pull, Push, Read, Rejected, Spec
 from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
+from ps.record.entries import Registered
+from ps.record.writer import Recorder
 from ps.server.actions import Action, Answer, Apply, Drop, DropUnfinished, Forget, Keep, Replicate, Send, Store, Waited
 from ps.server.core import Shard
 from ps.server.follower import Follower
 from ps.server.ledger import Added, Adopted, Commit, Initialised, Left, Record, Sent
 from ps.server.rounds import Rounds
-from ps.server.values import Values
+from ps.server.values import Values, checksum
 from ps.server.views import OwnViews, Reply
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
@@ -59,16 +61,19 @@ class Server:
         clip_value: float | None = None,
         codecs: Codecs = Codecs(),
         clock: Callable[[], float] = time.monotonic,
+        recorder: Recorder | None = None,
     ) -> None:
         self.shard, self.job, self.metrics, self.codecs = shard, job, metrics, codecs
         gathers = isinstance(shard.engine, Rounds)
         self.values = Values(shard.optimizer, gathers, shard.gate.keep_versions, clip_value, codecs)
         self.own_views = None if gathers else OwnViews(codecs, self.values.pool)
-        self.follower = follower
+        self.follower, self.recorder = follower, recorder
         self._outbox = Outbox(send, metrics, job)
         self._defer, self._watch, self._clock = defer, watch, clock
         self._frames: dict[tuple[int, int, int], tuple[Frame, Held]] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
+        self._applied: dict[tuple[int, int], list[tuple[Frame, Held]]] = {}  # (slice, version): for the recording
+        self._registered = 0  # parameters that the recording knows
         self._answering = UnderWay()  # (to, id)
         self._now = 0.0
 
@@ -108,6 +113,15 @@ class Server:
         self._now = now
         self._apply(commits)
         self._outbox.flush()
+
+    def close(self, killed: bool = False) -> None:
+        """Ends the recording, if there is one: with a checksum, or as what is left of a killed server."""
+        if self.recorder is None:
+            return
+        if killed:
+            self.recorder.close()
+        else:
+            self.recorder.end(checksum(self.values.parts()), self._now)
 
     @property
     def has_unsent(self) -> bool:
@@ -232,11 +246,16 @@ class Server:
     def _apply(self, commits: list[Commit]) -> None:
         for commit in commits:
             keys = [(push.worker, commit.slice, push.seq) for push in commit.contributions]
+            taken = [self._frames[key] for key in keys]
             began = self._clock() if self.metrics.traces else 0.0
-            grad_N = self.values.commit(commit, [self._frames[key][0] for key in keys])
+            grad_N = self.values.commit(commit, [frame for frame, _ in taken])
             if self.metrics.traces:
                 nbytes = self.values.slices[commit.slice].nbytes
                 self.metrics.span("apply", began, self._clock(), slice=commit.slice, bytes=nbytes)
+            if self.recorder is not None:
+                self._applied[commit.slice, commit.version] = taken
+                for _, held in taken:
+                    held.left += 1
             if self.follower is not None:
                 self._payloads[commit.slice, commit.version] = [] if grad_N is None else [grad_N.copy()]
             if keys:
@@ -298,6 +317,8 @@ class Server:
     def _replicate(self, record: Record) -> None:
         if self._watch is not None:
             self._watch(record)
+        if self.recorder is not None:
+            self._record(self.recorder, record)
         if isinstance(record, Added):
             new = [self.shard.keyspace.slices[int(i)] for i in record.ids]
             self.values.add(new)
@@ -320,6 +341,22 @@ class Server:
         elif isinstance(record, Initialised):
             payload = [self.values.current[int(index)].array for index in record.slices]
         self.follower.feed(record, payload)
+
+    def _record(self, recorder: Recorder, record: Record) -> None:
+        """Hands over the record, and what it came about by: frames as they were sent, initial values, parameters."""
+        frames: list[Frame] = []
+        releases: list[Callable[[], None]] = []
+        if isinstance(record, Added):
+            new = self.shard.keyspace.parameters[self._registered :]
+            self._registered += len(new)
+            recorder.add(Registered(tuple(Spec.of(parameter) for parameter in new)), self._now)
+        elif isinstance(record, Commit):
+            taken = self._applied.pop((record.slice, record.version))
+            frames, releases = [frame for frame, _ in taken], [held.release for _, held in taken]
+        elif isinstance(record, Initialised):
+            buffers = [self.values.current[int(index)].hold() for index in record.slices]
+            frames, releases = [Frame(RAW, buffer.array) for buffer in buffers], [buffer.release for buffer in buffers]
+        recorder.add(record, self._now, frames, releases)
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ its last holder (reply, kept version, page, checkpoint) lets go. Buffers stay ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -169,7 +170,16 @@ class Values:
 
     def contents(self) -> list[bytes]:
         """Values and state of all slices, as bytes; equal on primary and follower."""
-        return [
-            b"".join(array.tobytes() for array in (buffer.array, self._shown(index).array, *state))
-            for index, (buffer, state) in enumerate(zip(self.current, self.state, strict=True))
-        ]
+        return list(self.parts())
+
+    def parts(self) -> Iterator[bytes]:
+        """As `contents`, one slice at a time."""
+        for index, (buffer, state) in enumerate(zip(self.current, self.state, strict=True)):
+            yield b"".join(array.tobytes() for array in (buffer.array, self._shown(index).array, *state))
+
+
+def checksum(parts: Iterable[bytes], before: int = 0) -> int:
+    """crc32 of all that `Values.parts` gives, behind parts whose crc32 is `before`."""
+    for part in parts:
+        before = zlib.crc32(part, before)
+    return before

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ps.client import run_client
@@ -29,10 +30,10 @@ CLOSE_S = 5.0  # `close` waits so long for threads, then leaves them behind
 class Virtual:
     """Runs the simulator in a thread of its own; what the owner asks is done there, between two events."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, record: Path | None = None) -> None:
         assert config.seed is not None
         self.config = config
-        self.simulator = Simulator(config, seed=config.seed)
+        self.simulator = Simulator(config, seed=config.seed, record=record)
         self.failures: list[BaseException] = []
         self._workers: dict[int, Script] = {}
         self._clients: dict[int, Client] = {}
@@ -107,6 +108,7 @@ class Virtual:
             self._kill_all()  # what waits for ever
             for script in self.simulator.scripts.values():
                 script.join(max(0.0, end - time.monotonic()))
+            self.simulator.close()
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import heapq
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -29,7 +30,8 @@ class Simulator:
     """Servers, a controller and worker scripts on seeded links.
 
     apply_s: virtual seconds that one apply takes at most (uniform); 0: none. Followers of every shard are fed from
-    the first event when `followers` is set. `watch(shard, record)` sees the log of every shard, in order.
+    the first event when `followers` is set. `watch(shard, record)` sees the log of every shard, in order. record: the
+    folder where servers write down what they apply, until `close`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Simulator:
         apply_s: float = 0.0,
         followers: bool = False,
         watch: Callable[[int, Record], None] | None = None,
+        record: Path | None = None,
     ) -> None:
         self.config, self.seed, self.apply_s = config, seed, apply_s
         self.random = Random(seed)
@@ -63,6 +66,7 @@ class Simulator:
                 defer=self._deferrer(shard) if apply_s else None,
                 watch=None if watch is None else partial(watch, shard),
                 clock=lambda: self.now,
+                record=record,
             )
         self.scripts: dict[PeerId, Script] = {}
 
@@ -94,13 +98,19 @@ class Simulator:
 
     def kill_server(self, shard: int) -> None:
         """The server's process dies with all it holds."""
-        if self.servers.pop(shard, None) is not None:
+        if (server := self.servers.pop(shard, None)) is not None:
+            server.close(killed=True)
             sends = self.controller.core.server_lost(shard, KILLED, self.now)
             self.at(self.now, lambda: self._control(sends))
 
     def contents(self) -> list[bytes]:
         """Values and optimizer state of all servers."""
         return [part for _, server in sorted(self.servers.items()) for part in server.values.contents()]
+
+    def close(self) -> None:
+        """Ends what servers write down."""
+        for server in self.servers.values():
+            server.close()
 
     # ---- running ----------------------------------------------------------------------------------------------------
 

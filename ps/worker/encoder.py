@@ -25,6 +25,11 @@ from ps.types import Array, Float
 log = logging.getLogger("ps")
 
 
+def encoder_seed(seed: int | None, rank: int) -> int:
+    """What all that is random in a worker's frames comes from, given the run's seed."""
+    return ((seed or 0) << 20) + rank
+
+
 class Packed:
     """One frame and the buffer that it lies in."""
 

@@ -40,6 +40,7 @@ from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.actions import Action, Deliver, PullEntry, Send, Settled
 from ps.worker.arrays import Arrays
 from ps.worker.core import Session
+from ps.worker.encoder import encoder_seed
 from ps.worker.leases import Leases
 from ps.worker.missing import Missing
 from ps.worker.pace import Pace
@@ -122,7 +123,7 @@ class Worker:
         )
         self.has_session = True
         keeps = cadence.lazy or cadence.local_lr is not None
-        self.arrays = Arrays(self.keyspace, cadence, keeps, codecs, ((self.config.seed or 0) << 20) + self.rank)
+        self.arrays = Arrays(self.keyspace, cadence, keeps, codecs, encoder_seed(self.config.seed, self.rank))
         self.schemes = Schemes(self.keyspace, self.session, self.arrays.encoder, self.config)
         self.pushing, self.pace = Pushing(self), Pace(self)
         self.perform(self.session.join(self.port.now()))

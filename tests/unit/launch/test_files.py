@@ -27,7 +27,7 @@ def test_a_file_and_its_lines(tmp_path: Path) -> None:
 
 def test_every_option_of_a_run_may_stand_in_a_file() -> None:
     own = {"save", "stop_after", "stop_when", "patience", "evaluator", "max_restarts", "log_dir", "log_to", "key"}
-    assert set(RunFile.model_fields) == set(RunConfig.model_fields) | own
+    assert set(RunFile.model_fields) == set(RunConfig.model_fields) | own | {"record"}
     assert set(ControllerFile.model_fields) == set(RunConfig.model_fields) | own - {"evaluator", "max_restarts"}
 
 

@@ -249,6 +249,7 @@ def test_no_log_dir_no_matter(launch: Launch) -> None:
         ({"evaluator": "eval.py"}, "--evaluator: expected a Python file, got 'eval.py', which does not exist"),
         ({"save": "/no/such/folder/model"}, "--save: expected a file in a folder that exists and is writable"),
         ({"save": "/tmp"}, "--save: expected a file to write, got the folder '/tmp'"),
+        ({"record": "/tmp"}, "--record: expected a folder that does not exist yet, got '/tmp'; nothing is overwritten"),
         ({"stop_after": "5"}, "--stop-after: expected 10epochs, 5000clocks or 600s, got '5'"),
         ({"max_restarts": -1}, "--max-restarts: expected a number >= 0, got -1"),
     ],
