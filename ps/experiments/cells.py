@@ -148,7 +148,7 @@ def is_of(cell: Cell, experiment: Experiment) -> bool:
         made = _filled(experiment, cell.script, cell.arm, arm, own, cell.tuned, cell.phase, cell.seed)
     except ConfigError:
         return False
-    return made.id == cell.id
+    return made.model_dump(exclude={"id"}) == cell.model_dump(exclude={"id"})
 
 
 def _filled(
