@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds tinyshakespeare/")
-    parser.add_argument("--only", choices=["bytes", "async"], help="one part")
+    parser.add_argument("--only", choices=["bytes", "async", "streaming"], help="one part")
     parser.add_argument("--steps", type=int, default=2000, help="of each worker, 2000")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.0005, 0.0025, 0.01, 0.02])
@@ -75,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arms, seeds = zip(*jobs, strict=True)
             return pool.map(partial(run, options.data, options.steps), arms, seeds)
 
-        if options.only != "async":
+        if options.only in (None, "bytes"):
             bytes_tables(runs, options.rates, options.seeds, options.steps)
-        if options.only != "bytes":
+        if options.only in (None, "async"):
             async_tables(runs, options.rates, options.seeds)
+        if options.only in (None, "streaming"):
+            streaming_table(runs, options.rates, options.seeds)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -112,6 +114,20 @@ def async_tables(runs: Runs, rates: Sequence[float], seeds: Sequence[int]) -> No
         longer = {name: [arm._replace(share=1.0)] for name, (arm, _) in found.items() if name != "synchronous"}
         both = {"synchronous": found["synchronous"], **tuned(runs, longer, seeds)}
         show(f"Speeds 1 : 1 : 2 : 4, outer momentum {decay}, equal time; options as above", both, sync)
+
+
+def streaming_table(runs: Runs, rates: Sequence[float], seeds: Sequence[int]) -> None:
+    """One fragment beside four, which are the four slices of these values, and beside steps during the exchange."""
+    grid = {}
+    for name, options in (
+        ("one fragment", ""),
+        ("four fragments", ",fragments=4"),
+        ("four fragments, overlap 5", ",fragments=4,overlap=5"),
+        ("one fragment, overlap 5", ",overlap=5"),
+    ):
+        grid[name] = [diloco(f"local:every=100{options}", "nesterov", d, r) for d in DECAYS for r in rates]
+    found = tuned(runs, grid, seeds)
+    show("Fragments, H = 100, compared with one", found, found["one fragment"][1])
 
 
 def diloco(

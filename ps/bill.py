@@ -74,7 +74,8 @@ def _worker_bytes(config: RunConfig, cadence: Cadence, codecs: Codecs, item: Sli
     frames = config.inflight_clocks if cadence.lazy else 1
     copies = int(cadence.lazy or cadence.local_lr is not None) + cadence.accumulates
     copies += _remembered(codec) + (codecs.of_pull(item) is not None)
-    return item.nbytes * copies + frames * _frame_bytes(codecs, item)
+    ahead = item.nbytes // cadence.fragments if cadence.overlap else 0  # values that wait for their clock
+    return item.nbytes * copies + ahead + frames * _frame_bytes(codecs, item)
 
 
 def _frame_bytes(codecs: Codecs, item: Slice) -> int:

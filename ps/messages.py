@@ -421,18 +421,18 @@ class Progress:
 @message(47)
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Shard -> controller: all its slices have committed this round."""
+    """Shard -> controller: all its slices have committed the rounds that end up to this clock."""
 
     shard: Number
-    version: Number
+    clock: Number
 
 
 @message(48)
 @dataclass(frozen=True, slots=True)
 class CommittedByAll:
-    """Controller -> shard: every shard has committed this round; older versions may go."""
+    """Controller -> shard: every shard has committed the rounds up to this clock; versions from before may go."""
 
-    version: Number
+    clock: Number
 
 
 @message(49)

@@ -1,8 +1,8 @@
 """Consistency models, one per file: who may read when, what happens to a push, what travels when.
 
 Spelled `bsp`, `ssp:staleness=3`, `async`, `downpour:push_every=5,pull_every=5,local_lr=0.01`, `quorum:n=3`,
-`local:every=20,local_lr=0.1`, `async_local:every=20`, `easgd:alpha=0.2`, or `package.module:Class:key=value` for one's
-own.
+`local:every=20,local_lr=0.1`, `local:every=20,fragments=4,overlap=2`, `async_local:every=20`, `easgd:alpha=0.2`, or
+`package.module:Class:key=value` for one's own.
 """
 
 from __future__ import annotations

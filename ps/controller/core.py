@@ -88,7 +88,7 @@ class Controller:
         self.members: dict[int, Member] = {rank: Member() for rank in range(workers)}
         self.readers: list[PeerId] = []
         self.batches = Batches(self, shards, settle, check_optimizer)
-        self.committed: dict[int, int] = {}  # shard -> version
+        self.committed: dict[int, int] = {}  # shard -> clock
         self.committed_by_all = 0
         self.leases = Leases()
         self.idle: set[int] = set()  # ranks that push nothing until they are lent something
@@ -174,8 +174,8 @@ class Controller:
                 self._enroll(sender, message)
             case Placed(shard, epoch):
                 self.batches.placed(shard, epoch)
-            case Committed(shard, version):
-                self._committed(shard, version)
+            case Committed(shard, clock):
+                self._committed(shard, clock)
             case Confirmed(shard, order) if order in self._unconfirmed:
                 missing, follow = self._unconfirmed[order]
                 missing.discard(shard)
@@ -255,8 +255,8 @@ class Controller:
             self.batches.forget(rank)
             self._take_back(rank)
 
-    def _committed(self, shard: int, version: int) -> None:
-        self.committed[shard] = max(version, self.committed.get(shard, 0))
+    def _committed(self, shard: int, clock: int) -> None:
+        self.committed[shard] = max(clock, self.committed.get(shard, 0))
         holders = {int(s) for s in np.unique(self.batches.map.shard_S)}
         least = min((self.committed.get(s, 0) for s in holders), default=0)
         if least > self.committed_by_all:

@@ -84,9 +84,9 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Versions below this one are asked for by nobody any more."""
+    """Versions below these, of all slices here, are asked for by nobody any more."""
 
-    version: int
+    version_S: Int64
 
 
 @dataclass(frozen=True, slots=True)

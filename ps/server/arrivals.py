@@ -28,9 +28,9 @@ class Arrivals:
         self.queue.extend(deque() for _ in range(count))
         self.in_flight.extend([None] * count)
 
-    def start_of_new(self, clock_W: Int64) -> tuple[int, Int64]:
-        """The version that new slices start with, and each worker's clock on them: nobody has anything open there."""
-        return 0, clock_W
+    def start_of_new(self, slice_E: Int64, clock_W: Int64) -> tuple[Int64, Int64]:
+        """The versions that new slices start with, and each worker's clock on each: nobody has anything open there."""
+        return np.zeros_like(slice_E), np.repeat(clock_W[:, None], len(slice_E), 1)
 
     def make_room(self, worker: int) -> None:
         """A row for every rank that the ledger knows."""
@@ -49,6 +49,10 @@ class Arrivals:
         """Clocks that the worker has finished, per slice."""
         row: Int64 = self.ledger.clock_WS[worker]
         return row
+
+    def standing_S(self, worker: int) -> Int64:
+        """Per slice the last clock at which the worker can stand, by what it has finished."""
+        return self.clock_S(worker)
 
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push; None: its verdict comes with its commit."""

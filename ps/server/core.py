@@ -109,7 +109,7 @@ class Shard:
     def on_applied(self, commits: list[Commit], now: float) -> list[Action]:
         """The commits are in the values."""
         self.desk.now = now
-        least_before = int(self.ledger.version_S.min(initial=2**62))
+        before = self._committed
         touched: set[int] = set()
         settled: Settled = {}
         for commit in commits:
@@ -127,9 +127,8 @@ class Shard:
                 self.desk.actions.append(Drop(late))
             touched.update(push.worker for push in commit.contributions)
         self.desk.send_verdicts(settled)
-        least = int(self.ledger.version_S.min(initial=2**62))
-        if self.gate.keep_versions and least > least_before:
-            self.desk.actions.append(Send(CONTROLLER, Committed(self.shard, least)))
+        if self._committed > before:
+            self.desk.actions.append(Send(CONTROLLER, Committed(self.shard, self._committed)))
         gathers = isinstance(self.engine, Rounds)
         for worker in sorted(touched):
             gathers |= self._close_ticks(worker)
@@ -143,6 +142,11 @@ class Shard:
             self.members[push.worker].fenced = True
             self.desk.send(push.worker, Rejected(push.incarnation, f"worker {push.worker}: {why}; it is fenced", True))
         return self._end(more)
+
+    @property
+    def _committed(self) -> int:
+        """The clock below which no kept version is needed here; 0 where none is kept."""
+        return self.engine.committed if self.gate.keep_versions and isinstance(self.engine, Rounds) else 0
 
     # ---- who may speak ----------------------------------------------------------------------------------------------
 
@@ -193,9 +197,9 @@ class Shard:
                 raise AssertionError("the runtime answers readers by `read`")
             case Place():
                 self.slices.place(message)
-            case CommittedByAll(version):
-                self.gate.oldest_kept = max(self.gate.oldest_kept, version)
-                self.desk.actions.append(Forget(self.gate.oldest_kept))
+            case CommittedByAll(clock) if isinstance(self.engine, Rounds):
+                oldest = self.gate.oldest_kept = max(self.gate.oldest_kept, clock)
+                self.desk.actions.append(Forget(self.engine.version_E(np.arange(len(self.ledger.ids_S)), oldest)))
             case Rate(order, lr, at_clock):
                 self.desk.record(LrChanged(lr, at_clock))
                 self.desk.actions.append(Send(CONTROLLER, Confirmed(self.shard, order)))

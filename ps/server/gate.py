@@ -23,7 +23,7 @@ class Gate:
         self.by_clock = isinstance(engine, Rounds) and engine.by_clock
         # Of rounds that other shards may not have committed: a crashed worker pulls them when it comes back.
         self.keep_versions = keep_versions and self.by_clock
-        self.oldest_kept = 0
+        self.oldest_kept = 0  # clock
 
     def readable_E(self, pull: Pull, index_E: Int64, seq_E: Int64) -> Bool:
         """Values are there, the worker's own ticks and pushes before it are in, and the model lets it through."""
@@ -38,9 +38,9 @@ class Gate:
         """The versions that a worker at this clock reads; None: a late copy asks, nobody who lives waits for it."""
         version_E: Int64 = self.ledger.version_S[index_E]
         if isinstance(self.engine, Rounds) and self.keep_versions:
-            exact = clock // self.engine.clocks  # one worker's clock is one version, everywhere
-            if (version_E > exact).any():
-                return np.minimum(version_E, exact) if exact >= self.oldest_kept else None
+            exact_E = self.engine.version_E(index_E, clock)  # one worker's clock is one version, everywhere
+            if (version_E > exact_E).any():
+                return np.minimum(version_E, exact_E) if clock >= self.oldest_kept else None
         return version_E
 
     def why_waiting(self, pull: Pull, index_E: Int64, now: float) -> Waiting:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ps.messages import Code, Counts, Flag, Ids, Number, Real, Text
 from ps.types import Array, Bool, Int64
-from ps.wire import COUNT, INT64, listing, tuple_of
+from ps.wire import COUNT, COUNTS_E, INT64, listing, tuple_of
 
 VERDICTS_KEPT = 64  # per worker and slice; a worker has fewer pushes of one slice in flight
 PUSHES_MAX = 1 << 31  # in one commit
@@ -89,11 +89,11 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Slices are new here: their ids, the version they start with, each worker's clock on them."""
+    """Slices are new here: their ids, the versions they start with, each worker's clock on each."""
 
     ids: Ids
-    version: Number
-    clock_W: Counts
+    version_E: Counts
+    clock_WE: Annotated[tuple[Int64, ...], tuple_of(COUNTS_E, PUSHES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +249,10 @@ class Ledger:
     def _add(self, added: Added) -> None:
         count, workers = len(added.ids), len(self.live_W)
         self.ids_S = np.concatenate((self.ids_S, added.ids))
-        self.version_S = np.concatenate((self.version_S, np.full(count, added.version)))
+        self.version_S = np.concatenate((self.version_S, added.version_E))
         self.number_S = grown(self.number_S, count, 0)
         self.ready_S = grown(self.ready_S, count, 0)
-        self.clock_WS = np.concatenate((self.clock_WS, np.repeat(added.clock_W[:workers, None], count, 1)), axis=1)
+        self.clock_WS = np.concatenate((self.clock_WS, np.reshape(added.clock_WE[:workers], (workers, count))), axis=1)
         self.last_WS = grown(self.last_WS, count, 1)
         self.verdict_WSK = grown(self.verdict_WSK, count, 1)
 

@@ -58,21 +58,26 @@ class Membership:
                 self.desk.engine.join(worker)
                 live = [m.clock for w, m in enumerate(self.desk.members) if self.desk.ledger.live_W[w] and w != worker]
                 least = min(live, default=member.clock)
-                by_version = isinstance(self.desk.engine, Rounds) and not self.desk.engine.by_clock
-                own_S = self.desk.engine.clock_S(worker)  # its first tick has to close what is behind on any slice
-                member.clock = int(own_S.min()) if len(own_S) and not by_version else int(clock_S.max(initial=least))
+                own_S = self.desk.engine.standing_S(worker)  # its first tick has to close what is behind on any slice
+                by_clock = len(own_S) and not self._by_version
+                member.clock = int(own_S.min()) if by_clock else int(clock_S.max(initial=least))
             else:
                 self.desk.record(Joined(worker, join.incarnation, self.desk.ledger.clock_WS[worker].copy()))
-                member.clock = int(self._clock_S(worker).min(initial=member.clock))
+                if not self._by_version:
+                    member.clock = int(self.desk.engine.standing_S(worker).min(initial=member.clock))
         clock_S = self._clock_S(worker)
         ids, seq_S = self.desk.ledger.ids_S, self.desk.engine.admitted_WS[worker].copy()
         ahead = np.array(self.desk.engine.ahead(worker), np.int64).reshape(-1, 2)
         stands = (ids, seq_S, clock_S, ids[ahead[:, 0]], ahead[:, 1])
         self.desk.send(worker, Welcome(join.incarnation, member.joined, Clock(member.clock), *stands))
 
+    @property
+    def _by_version(self) -> bool:
+        return isinstance(self.desk.engine, Rounds) and not self.desk.engine.by_clock
+
     def _clock_S(self, worker: int) -> Int64:
         """Clocks that the worker has finished, per slice; where rounds are versions, its ticks."""
-        if isinstance(self.desk.engine, Rounds) and not self.desk.engine.by_clock:
+        if self._by_version:
             return np.full(len(self.desk.ledger.ids_S), self.desk.members[worker].clock)
         return self.desk.engine.clock_S(worker)
 

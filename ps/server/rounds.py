@@ -31,6 +31,7 @@ class Rounds:
         self.late: list[list[tuple[int, int]]] = []  # refusals that wait for the commit in flight
         gather = self.gather
         self.clocks, self.by_clock = gather.clocks, gather.by == "clock"
+        self.shift_S: Int64 = np.zeros(0, np.int64)  # clocks by which a slice's rounds are ahead
         self.changed = False
 
     @property
@@ -43,16 +44,20 @@ class Rounds:
     def add_slices(self, count: int) -> None:
         first = len(self.rounds)
         self.admitted_WS = grown(self.admitted_WS, count, 1)
-        self.done_WS = np.concatenate((self.done_WS, self.ledger.clock_WS[:, first:] // self.clocks), axis=1)
+        self.shift_S = self.model.cadence.shift_E(self.ledger.ids_S)
+        done_WS = (self.ledger.clock_WS[:, first:] + self.shift_S[first:]) // self.clocks
+        self.done_WS = np.concatenate((self.done_WS, done_WS), axis=1)
         self.open_S = np.concatenate((self.open_S, self.ledger.version_S[first:]))  # old ones may be in flight
         self.rounds.extend({} for _ in range(count))
         self.late.extend([] for _ in range(count))
 
-    def start_of_new(self, clock_W: Int64) -> tuple[int, Int64]:
-        """The version that new slices start with, and each worker's clock on them."""
-        live_W = self.ledger.live_W
-        start = int(clock_W[live_W].min()) // self.clocks if self.by_clock and live_W.any() else 0
-        return start, np.full_like(clock_W, start * self.clocks)
+    def start_of_new(self, slice_E: Int64, clock_W: Int64) -> tuple[Int64, Int64]:
+        """The versions that new slices (by id) start with, and each worker's clock on each of them."""
+        live_W, shift_E = self.ledger.live_W, self.model.cadence.shift_E(slice_E)
+        least = int(clock_W[live_W].min()) if self.by_clock and live_W.any() else 0
+        start_E = (least + shift_E) // self.clocks
+        clock_E = np.maximum(start_E * self.clocks - shift_E, 0)
+        return start_E, np.repeat(clock_E[None], len(clock_W), 0)
 
     def make_room(self, worker: int) -> None:
         """A row for every rank that the ledger knows."""
@@ -68,20 +73,46 @@ class Rounds:
     def gate_clock_E(self, worker: int, slices: Int64, clock: int) -> Int64:
         """The worker's clock on these slices, as the gate asks for it: by version it is the round it may go on to."""
         if self.by_clock:
-            return np.full(len(slices), clock)
+            clock_E: Int64 = clock + self.shift_S[slices]
+            return clock_E
         row: Int64 = self.done_WS[worker, slices]
         return row
 
     def clock_S(self, worker: int) -> Int64:
         """Clocks that the worker has finished, per slice."""
-        row: Int64 = self.done_WS[worker] * self.clocks
+        row: Int64 = self._begin_S(self.done_WS[worker])
         return row
+
+    def standing_S(self, worker: int) -> Int64:
+        """Per slice the last clock at which the worker can stand, by what it has finished."""
+        return self._last_S(self.done_WS[worker])
+
+    @property
+    def committed(self) -> int:
+        """No worker comes back to an earlier clock and finds a later version: all had finished more than that."""
+        return int(self._last_S(self.ledger.version_S).min())
+
+    def version_E(self, slices: Int64, clock: int) -> Int64:
+        """The version of each slice that a worker at this clock computes on."""
+        version_E: Int64 = (clock + self.shift_S[slices]) // self.clocks
+        return version_E
+
+    def _begin_S(self, round_S: Int64) -> Int64:
+        """The clock at which this round of each slice begins."""
+        begin_S: Int64 = np.maximum(round_S * self.clocks - self.shift_S, 0)
+        return begin_S
+
+    def _last_S(self, round_S: Int64) -> Int64:
+        """The last clock of an exchange at which each slice is in this round: the next exchange ends it."""
+        stretch = self.clocks // self.model.cadence.fragments
+        last_S: Int64 = (round_S + 1) * self.clocks - self.shift_S - stretch
+        return last_S
 
     def take(self, worker: int, index: int, seq: int, base: int, weight: float, clock: int) -> Code | None:
         """Admits one push into its round; LATE when the round is over; None while its refusal has to wait its turn."""
         self.admitted_WS[worker, index] = seq
         self.resting_W[worker] = False  # it gave up waiting
-        number = clock // self.clocks if self.by_clock else base
+        number = (clock + int(self.shift_S[index])) // self.clocks if self.by_clock else base
         if number >= self.open_S[index]:
             self.rounds[index].setdefault(number, {}).setdefault(worker, []).append(
                 Contribution(worker, seq, weight, clock)
@@ -96,7 +127,7 @@ class Rounds:
         """The worker's clock is closed on these slices. True: by version, it was too late on some, and jumps there."""
         open_E = self.open_S[slices]
         late_E = np.zeros(len(slices), np.bool_) if self.by_clock else base_E != open_E
-        done_E = np.full(len(slices), clock // self.clocks) if self.by_clock else np.where(late_E, open_E, open_E + 1)
+        done_E = self.version_E(slices, clock) if self.by_clock else np.where(late_E, open_E, open_E + 1)
         self.done_WS[worker, slices] = np.maximum(self.done_WS[worker, slices], done_E)
         self.changed = True
         return [], bool(late_E.any())
@@ -143,7 +174,7 @@ class Rounds:
 
     def joining_clock_S(self) -> Int64:
         """The clock that a joiner has on each slice: it takes part from the open round on."""
-        return self.open_S * self.clocks
+        return self._begin_S(self.open_S)
 
     def join(self, worker: int) -> None:
         self.done_WS[worker] = np.maximum(self.done_WS[worker], self.open_S)  # what it had finished stays
@@ -151,7 +182,7 @@ class Rounds:
         self.changed = True
 
     def _start(self, index: int) -> Commit:
-        number = int(self.open_S[index])
+        number, begin = int(self.open_S[index]), int(self._begin_S(self.open_S)[index])
         self.open_S[index] += 1
         entries = self.rounds[index].pop(number, {})
         finished = (self.done_WS[:, index] > number).nonzero()[0].tolist()
@@ -160,12 +191,12 @@ class Rounds:
         return Commit(
             slice=index,
             version=number + 1,
-            lr=self.lr(number * self.clocks),
+            lr=self.lr(begin),
             number=int(self.ledger.number_S[index]) + bool(pushes),
             staleness=0,
             base=number,
             contributions=pushes,
             finished=tuple(finished),
-            clock=(number + 1) * self.clocks,
+            clock=int(self._begin_S(self.open_S)[index]),
             late=late,
         )

@@ -226,8 +226,8 @@ class Server:
                 case DropUnfinished(worker, kept_S):
                     for key in [k for k in self._frames if k[0] == worker and k[2] > kept_S[k[1]]]:
                         self._let_go(key)
-                case Forget(version):
-                    self.values.forget(version)
+                case Forget(version_S):
+                    self.values.forget(version_S)
                 case Waited(worker, waited_for, seconds):
                     self.metrics.observe("gate_wait", seconds, worker=worker, waited_for=waited_for)
 

@@ -44,8 +44,8 @@ class Slices:
     def _add_slices(self, ids: Int64) -> None:
         first, count = len(self.desk.ledger.ids_S), len(ids)
         clock_W = np.array([member.clock for member in self.desk.members], np.int64)
-        version, clock_W = self.desk.engine.start_of_new(clock_W)
-        self.desk.record(Added(ids, version, clock_W))
+        version_E, clock_WE = self.desk.engine.start_of_new(ids, clock_W)
+        self.desk.record(Added(ids, version_E, tuple(clock_WE)))
         self.desk.engine.add_slices(count)
         nbytes = np.array([self.keyspace.slices[i].nbytes for i in ids.tolist()], np.int64)
         self.nbytes_S = np.concatenate((self.nbytes_S, nbytes))

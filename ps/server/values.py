@@ -18,7 +18,7 @@ from ps.keyspace import Slice
 from ps.optim.base import Optimizer, Step
 from ps.server.ledger import Commit
 from ps.server.views import EMPTY, Reply, View
-from ps.types import Array, Float
+from ps.types import Array, Float, Int64
 
 
 class Values:
@@ -162,9 +162,9 @@ class Values:
             before.release()
         self.base[worker, index] = self.current[index].hold()
 
-    def forget(self, version: int) -> None:
-        """Kept versions below `version` are needed no longer."""
-        for kept in self.kept:
+    def forget(self, version_S: Int64) -> None:
+        """Kept versions below these are needed no longer."""
+        for kept, version in zip(self.kept, version_S.tolist(), strict=True):
             for old in [v for v in kept if v < version]:
                 kept.pop(old).release()
 

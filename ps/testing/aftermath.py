@@ -124,8 +124,8 @@ def _check_ledger(witness: Witness, server: Server, worker: int, index: int, sli
 def _check_rounds(witness: Witness, clean: set[Life], all_clean: bool) -> None:
     """Versions are rounds: as many as the workers have finished."""
     assert witness.gather is not None
-    rounds = max((life.client.clock // witness.gather.clocks for life in clean), default=0)
+    clock = max((life.client.clock for life in clean), default=0)
     for slice_id, seen in witness.shard_of.items():
-        version = seen.version[slice_id]
+        version, rounds = seen.version[slice_id], witness.rounds(slice_id, clock)
         right = version == rounds if all_clean else version >= rounds
         witness.expect(right, "versions", f"{witness.name(slice_id)}: version {version} after {rounds} rounds")

@@ -147,5 +147,15 @@ def _check_cadence(spec: str, model: Consistency) -> None:
         assert cadence.carries == "delta", f"{asked} expected 'delta' with elastic, got {cadence.carries!r}"
         assert 0 < cadence.elastic <= 1, f"{asked} expected elastic > 0 and <= 1, got {cadence.elastic}"
         assert isinstance(model.commit(1), OnArrival), f"{asked} expected OnArrival with elastic, got rounds"
+    asynchronous = isinstance(model.commit(1), OnArrival)
+    if cadence.fragments != 1 or cadence.overlap or cadence.mix:
+        assert cadence.carries == "delta" and not asynchronous and cadence.elastic is None, (
+            f"{asked} expected deltas and rounds with fragments, overlap or mix, got {cadence}"
+        )
+    turns = cadence.fragments >= 1 and every[0] % cadence.fragments == 0
+    assert turns, f"{asked} expected fragments to divide push_every = {every[0]}, got {cadence.fragments}"
+    over = 0 <= cadence.overlap < cadence.stretch
+    assert over, f"{asked} expected overlap >= 0 and below {cadence.stretch}, got {cadence.overlap}"
+    assert 0 <= cadence.mix < 1, f"{asked} expected mix >= 0 and below 1, got {cadence.mix}"
     if cadence.lazy:
         assert cadence.pull_every == 1, f"{asked} expected pull_every = 1 with lazy pulls, got {cadence.pull_every}"

@@ -33,6 +33,9 @@ class Life:
         self.ticked: dict[int, int] = {}  # shard -> clocks that it has confirmed
         self.replica: dict[int, Array] = {}  # what the worker should hold
         self.pulled: dict[int, Array] = {}
+        self.taken: dict[int, int] = {}  # version of what was last pulled
+        self.since: dict[int, int] = {}  # clock of the first read
+        self.arrived: dict[int, tuple[int, Array]] = {}  # version and values that are not taken in yet
         self.read: dict[int, int] = {}  # version of the last read
         self.worked: dict[int, int] = {}  # version read before the last tick
         self.codecs, self.memory = witness.codecs, dict[int, Memory]()  # of each slice that is encoded, or was refused
@@ -56,14 +59,15 @@ class Life:
         clock, session, expect = self.client.clock, self.session, self.witness.expect
         for name, array in values.items():
             slice_id = self.worker.keyspace.slices_of[name].start
-            version, min_clock = int(session.base_S[slice_id]), int(session.min_clock_S[slice_id])
+            version, min_clock = self.taken[slice_id], int(session.min_clock_S[slice_id])
             where = f"worker {self.rank} at clock {clock} pulled {self.witness.name(slice_id)}, version {version}, "
             where += f"min clock {min_clock}:"
             want = self.replica.get(slice_id)
             same = want is not None and want.tobytes() == array.tobytes()
             expect(same, "values", where, f"expected {want}, got {array.reshape(-1)}")
-            if clock % self.cadence.pull_every == 0:
-                wrong = self.witness.promise(clock, version, min_clock, self.incarnation > 1)
+            if clock % (self.cadence.pull_every // self.cadence.fragments) == 0 or self.cadence.overlap:
+                numbers = (clock, self.since[slice_id], version, min_clock)
+                wrong = self.witness.promise(slice_id, *numbers, self.incarnation > 1)
                 expect(wrong is None, "reads", where, wrong)
             in_time = session.late_clock < clock - 1 and session.finished_S[slice_id] < clock
             if self.witness.by_version and in_time and slice_id in self.worked:
@@ -102,6 +106,23 @@ class Life:
         for slice_id, base in enumerate(self.session.base_S.tolist()):
             self.witness.on_tick(self.rank, slice_id, base, self.client.clock)
         self.client.tick()
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """What has come of rounds that ended `overlap` clocks ago, or before, enters the replica."""
+        clock = self.client.clock
+        for slice_id in [*self.arrived]:
+            if self.witness.rounds(slice_id, clock - self.cadence.overlap) == self.witness.rounds(slice_id, clock):
+                self._enter(slice_id, *self.arrived.pop(slice_id))
+
+    def _enter(self, slice_id: int, version: int, values: Array) -> None:
+        own, self.taken[slice_id], self.pulled[slice_id] = self.replica.get(slice_id), version, values
+        if own is None:
+            self.since[slice_id] = self.client.clock
+        if own is None or (self.cadence.elastic is None and not self.cadence.mix):
+            self.replica[slice_id] = values
+        elif self.cadence.elastic is None and self.worker.keyspace.slices[slice_id].trainable:
+            self.replica[slice_id] = values + values.dtype.type(self.cadence.mix) * (own - values)
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 
@@ -109,9 +130,11 @@ class Life:
         number: int = self.original["send"](entry, parts, take)
         weight = entry.weight
         if self.accumulates:
+            self._take_in()  # a worker that leaves passes over clocks
+            now = self.client.clock
+            self.weights = {clock: one for clock, one in self.weights.items() if clock > now - self.cadence.push_every}
             mean = 1.0 if self.cadence.elastic is not None else sum(self.weights.values()) / len(self.weights)
             self.witness.expect(weight == mean, "frames", f"worker {self.rank}: weight {weight} instead of {mean}")
-            self.weights.clear()
         else:
             self._step_replica(entry.open)
         for slice_id, (seq, base) in entry.open.items():
@@ -123,6 +146,9 @@ class Life:
             same = frame.codec == want.codec and frame.data.tobytes() == want.data.tobytes()
             same &= _bytes(frame.shared) == _bytes(want.shared)
             where = f"{push} on {self.witness.name(slice_id)}:"
+            if self.witness.gather is not None and not self.witness.by_version:
+                rounds = [self.witness.rounds(slice_id, clock) for clock in (push.clock, push.clock + 1)]
+                self.witness.expect(rounds[0] < rounds[1], "frames", where, "travels before its round ends")
             self.witness.expect(same, "frames", where, f"expected {want}, got {frame}")
             self.pushes.append(push)
             self.witness.on_push(push)
@@ -236,9 +262,10 @@ class Life:
                 where = f"worker {self.rank} read {self.witness.name(slice_id)}"
                 self.witness.expect(version >= before, "reads", where, f"at version {version} after {before}")
                 self.read[slice_id] = version
-                self.pulled[slice_id] = values
-                if self.cadence.elastic is None or slice_id not in self.replica:
-                    self.replica[slice_id] = values
+                if self.cadence.overlap and slice_id in self.replica:
+                    self.arrived[slice_id] = (version, values)
+                else:
+                    self._enter(slice_id, version, values)
         return actions
 
     def _ticked(self, shard: int, ticked: Ticked, now: float) -> Any:

@@ -164,11 +164,13 @@ class Witness:
             seen.floor[slice_id] = least
 
     def _add(self, seen: ShardSeen, added: Added) -> None:
-        for slice_id in added.ids.tolist():
+        for place, slice_id in enumerate(added.ids.tolist()):
             self.shard_of[slice_id] = seen
             seen.ids.append(slice_id)
-            seen.version[slice_id] = added.version
-            seen.clock.update({(worker, slice_id): int(clock) for worker, clock in enumerate(added.clock_W)})
+            seen.version[slice_id] = int(added.version_E[place])
+            seen.clock.update(
+                {(worker, slice_id): int(clock) for worker, clock in enumerate(row[place] for row in added.clock_WE)}
+            )
 
     def _commit(self, seen: ShardSeen, slice_id: int, commit: Commit) -> None:
         before = seen.version[slice_id]
@@ -208,7 +210,14 @@ class Witness:
         """The round that this push belongs to; where pushes commit on arrival, its clock."""
         if self.gather is None:
             return push.clock
-        return push.base if self.by_version else push.clock // self.gather.clocks
+        return push.base if self.by_version else self.rounds(push.slice, push.clock)
+
+    def rounds(self, slice_id: int, clock: int) -> int:
+        """How many rounds of this slice have ended up to this clock, where rounds are made of clocks."""
+        assert self.gather is not None
+        every, fragments = self.gather.clocks, self.model.cadence.fragments
+        first = slice_id % fragments * every // fragments
+        return sum((c - first) % every == 0 for c in range(1, clock + 1))
 
     def _stepped(self, slice_id: int, old: Array, commit: Commit, pushes: Sequence[PushSeen]) -> Array:
         """One commit, in the slice's dtype and in this order; optimizers but `add` and `sgd` are tested elsewhere."""
@@ -306,14 +315,17 @@ class Witness:
                 inside = seq in settled and settled[seq][1] <= version
                 self.expect(inside, "reads", where, f"{push} is missing: {settled.get(seq)}")
 
-    def promise(self, clock: int, version: int, min_clock: int, restarted: bool) -> str | None:
+    def promise(
+        self, slice_id: int, clock: int, since: int, version: int, min_clock: int, restarted: bool
+    ) -> str | None:
         """What the model promises to a reader at `clock`, where these numbers break it.
 
-        restarted: where nobody waits for who was lost, the versions that it missed are gone.
+        since: the clock at which it has first read the slice. restarted: where nobody waits for who was lost, the
+        versions that it missed are gone.
         """
         model: Consistency = self.model
         if isinstance(model, BulkSynchronous | LocalSteps):
-            exact = clock // self.model.cadence.pull_every
+            exact = self.rounds(slice_id, max(clock - model.cadence.overlap, since))
             if version > exact and restarted and not self.waits:
                 return None
             return None if version == exact else f"expected exactly version {exact}"

@@ -72,11 +72,12 @@ class Arrays:
         total_N += scaled.array
         scaled.release()
 
-    def collect(self, weight: float) -> dict[int, Buffer]:
+    def collect(self, slice_ids: Iterable[int], weight: float) -> dict[int, Buffer]:
         """What travels of the pushes since the last time: the accumulated gradient, the replica's delta, or a share
         of its distance from the values."""
         frames = {}
-        for slice_id, total_N in self.summed.items():
+        for slice_id in slice_ids:
+            total_N = self.summed.pop(slice_id)
             item = self.keyspace.slices[slice_id]
             frames[slice_id] = self.pool.take(item.dtype, item.size)
             frame_N = frames[slice_id].array
@@ -87,7 +88,6 @@ class Arrays:
             else:
                 np.subtract(self.replica[slice_id], self.pulled[slice_id], out=frame_N)
                 kernels.scale_into(frame_N, self.cadence.elastic, frame_N)
-        self.summed.clear()
         return frames
 
     def settle(self, push: int, slice_id: int, refused: bool, lr: float) -> None:
@@ -109,11 +109,15 @@ class Arrays:
 
     def store(self, slice_id: int, values_N: Array) -> None:
         """Fresh values of a slice."""
-        is_new = slice_id not in self.replica
-        if is_new:
-            self.replica[slice_id] = np.empty(values_N.size, values_N.dtype)
-        if is_new or self.cadence.elastic is None:
-            np.copyto(self.replica[slice_id], values_N)
+        replica_N = self.replica.get(slice_id)
+        if replica_N is None:
+            self.replica[slice_id] = np.array(values_N)
+        elif self.cadence.mix and self.keyspace.slices[slice_id].trainable:  # values + mix * (replica - values)
+            np.subtract(replica_N, values_N, out=replica_N)
+            kernels.scale_into(replica_N, self.cadence.mix, replica_N)
+            np.add(replica_N, values_N, out=replica_N)
+        elif self.cadence.elastic is None:
+            np.copyto(replica_N, values_N)
         if self.cadence.carries == "delta":
             if slice_id not in self.pulled:
                 self.pulled[slice_id] = np.empty(values_N.size, values_N.dtype)

@@ -260,8 +260,8 @@ class Client:
         self._worker.pushing.step_to({n: a for n, a in arrays.items() if not isinstance(a, Factors)}, weight)
 
     def tick(self, *, timeout: float | None = None) -> None:
-        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled, and
-        where a round of `easgd` ends for the servers' values."""
+        """This worker has finished a clock (Petuum's Clock()). Waits only while too many pushes are unsettled, where a
+        round of `easgd` ends for the servers' values, and under `local` with overlap for those that are due."""
         self._registered("tick")
         self._finish_pull()
         self._worker.pace.computed()
@@ -402,6 +402,8 @@ class Client:
     def take_steps(self, share: float) -> None:
         """From now on this worker computes floor(share * H) clocks of a round, at least one, and leaves the rest out.
 
+        With fragments: of the H / F clocks between two exchanges.
+
         share: its speed over that of the fastest, so that a round takes all equally long: dynamic local updates (Liu
         et al., arXiv 2401.09135). Raises: ConfigError unless workers step, or where it is not in (0, 1].
         """
@@ -412,7 +414,7 @@ class Client:
             )
         if not 0 < share <= 1:
             raise ConfigError(f"take_steps: share: expected above 0 and at most 1, got {share}")
-        self._worker.session.steps = max(int(share * cadence.push_every), 1)
+        self._worker.session.steps = max(int(share * cadence.stretch), 1)
 
     def spend(self, seconds: float) -> None:
         """Lets compute time pass that is declared, not done: a real sleep, or virtual time in a seeded cluster."""

@@ -69,7 +69,8 @@ class Session:
         self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
         self.min_clock_S: Int64 = np.empty(0, np.int64)
         self.mark_S: Int64 = np.empty(0, np.int64)  # of the view in hand, where pulls are compressed; 0: none
-        self.steps = model.cadence.push_every  # of this worker in a round; fewer where others are faster
+        self.steps = model.cadence.stretch  # of this worker between exchanges; fewer where others are faster
+        self.shift_S: Int64 = np.empty(0, np.int64)  # clocks by which a slice's rounds are ahead
         self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
@@ -113,6 +114,7 @@ class Session:
         for name in ("seq_S", "base_S", "min_clock_S", "mark_S", "finished_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros)))
         self.round_S = np.concatenate((self.round_S, zeros - 1))
+        self.shift_S = self.model.cadence.shift_E(np.arange(first + count))
         for name in ("cached_S", "wrote_S"):
             setattr(self, name, np.concatenate((getattr(self, name), zeros.astype(np.bool_))))
         for welcome in self.welcomed.values():  # an earlier incarnation may have been here
@@ -136,14 +138,25 @@ class Session:
     @property
     def push_travels(self) -> bool:
         """What was pushed in this round leaves the worker with this clock; else it is accumulated."""
-        return self.clock % self.model.cadence.push_every + 1 >= self.steps
+        return self.clock % self.model.cadence.stretch + 1 >= self.steps
+
+    def ends_E(self, slice_ids: Int64) -> Bool:
+        """Of these slices those whose round ends with this clock."""
+        ends_E: Bool = (self.clock + 1 + self.shift_S[slice_ids]) % self.model.cadence.push_every == 0
+        return ends_E
 
     @property
     def pull_travels(self) -> bool:
         """A pull after this clock fetches values, however fresh the worker's own are."""
         cadence = self.model.cadence
         ends = cadence.carries == "delta" and self.push_travels
-        return ends or (self.clock + 1) % cadence.pull_every == 0
+        return ends or (self.clock + 1 - cadence.overlap) % (cadence.pull_every // cadence.fragments) == 0
+
+    @property
+    def ended(self) -> Int64:
+        """The slices in hand whose round has ended with the last clock."""
+        ends_S = (self.clock + self.shift_S) % self.model.cadence.push_every == 0
+        return np.flatnonzero(ends_S & self.cached_S)
 
     def must_wait(self, slice_ids: Int64) -> bool:
         """Too many frames are unsettled: pushing now would keep more than `inflight_clocks` of them."""
@@ -187,7 +200,7 @@ class Session:
         """This worker has finished a clock. Told to every shard when a push or pull may follow."""
         cadence = self.model.cadence
         clock, self.clock = self.clock, Clock(self.clock + 1)
-        if self.clock % cadence.push_every and self.clock % cadence.pull_every:
+        if self.clock % cadence.stretch and self.clock % cadence.pull_every:
             return []
         self.told = self.clock
         actions: list[Action] = []
@@ -201,10 +214,10 @@ class Session:
     def travelling(self, slice_ids: Int64) -> Int64:
         """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
         cadence = self.model.cadence
-        if cadence.elastic is not None:
+        if cadence.elastic is not None or cadence.overlap:
             return slice_ids[~self.cached_S[slice_ids]]
         if cadence.local_lr is not None:  # once per round: a second fetch would undo the local steps
-            fetched_E: Bool = self.round_S[slice_ids] == self.clock // cadence.pull_every
+            fetched_E: Bool = self.round_S[slice_ids] == self._round_E(slice_ids)
             return slice_ids[~fetched_E]
         if not cadence.lazy:
             return slice_ids
@@ -214,6 +227,11 @@ class Session:
         if not self.overlays:
             usable_E &= ~self.wrote_S[slice_ids]
         return slice_ids[~usable_E]
+
+    def _round_E(self, slice_ids: Int64) -> Int64:
+        """The round between pulls in which each slice is."""
+        round_E: Int64 = (self.clock + self.shift_S[slice_ids]) // self.model.cadence.pull_every
+        return round_E
 
     def pull(self, slice_ids: Int64, now: float) -> tuple[PullEntry, list[Action]]:
         """Asks the shards for these slices."""
@@ -241,9 +259,9 @@ class Session:
         self.pulls.pop(pull.id, None)
 
     def skip_to_travelling_clock(self) -> None:
-        """Nothing more is computed in this round: its last clock is the next to be finished."""
-        every = self.model.cadence.push_every
-        self.clock = Clock(self.clock - self.clock % every + every - 1)
+        """Nothing more is computed before the next exchange: the clock that ends with it is the next to be finished."""
+        stretch = self.model.cadence.stretch
+        self.clock = Clock(self.clock - self.clock % stretch + stretch - 1)
 
     @property
     def is_settled(self) -> bool:
@@ -425,7 +443,7 @@ class Session:
         self.cached_S[ids], self.wrote_S[ids] = True, False
         if len(message.mark_K):
             self.mark_S[ids] = message.mark_K
-        self.round_S[ids] = self.clock // self.model.cadence.pull_every
+        self.round_S[ids] = self._round_E(ids)
         self.lr, self.rate = message.lr, message.rate
         if not entry.missing:
             del self.pulls[entry.id]
@@ -467,19 +485,35 @@ class Session:
             self.ahead.update(zip(welcome.ahead_slice_P.tolist(), welcome.ahead_clock_P.tolist(), strict=True))
         if not self.is_joined:
             return []
-        every = self.model.cadence.push_every
+        stretch = self.model.cadence.stretch
         if not (self.by_version or any(w.joined for w in self.welcomed.values())):
-            holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
-            least = min(int(w.clock_E.min(initial=w.clock)) for w in holders or self.welcomed.values())
-            self.clock = self.told = Clock(least - least % every)  # what was accumulated since then has died
-            return []
+            return self._goes_on(now)
         latest = max(int(w.clock_E.max(initial=w.clock)) for w in self.welcomed.values())
-        start = -(-latest // every) * every
+        start = -(-latest // stretch) * stretch
         if start == 0:
             return []
         self.clock = Clock(start - 1)
         actions = self.tick(now)  # on shards that are behind, it has finished everything before without a push
         return self._jumps(Clock(start - 1)) if self.by_version else actions
+
+    def _goes_on(self, now: float) -> list[Action]:
+        """From the last exchange that all slices have seen; what was accumulated since then has died.
+
+        A shard may have missed ticks that meant nothing for its slices: it is told.
+        """
+        cadence, clock = self.model.cadence, max(int(w.clock) for w in self.welcomed.values())
+        for w in self.welcomed.values():
+            shift_E = cadence.shift_E(w.slice_E)
+            end_E = (
+                (w.clock_E + shift_E) // cadence.push_every + 1
+            ) * cadence.push_every - shift_E  # of the open round
+            clock = int(end_E.min(initial=clock + cadence.stretch)) - cadence.stretch
+        self.clock = self.told = Clock(clock - clock % cadence.stretch)
+        holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
+        if all(w.clock >= self.clock for w in holders):
+            return []
+        self.clock = Clock(self.clock - 1)
+        return self.tick(now)
 
     def _jumps(self, clock: Clock) -> list[Action]:
         """Where rounds are versions, that delivers nothing: it enters the open round of every slice alike.

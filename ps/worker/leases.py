@@ -89,8 +89,9 @@ class Leases:
 
     def computed(self, span: Span, clock: int) -> None:
         """The loop has been through these positions in this clock; they are done once the servers have its pushes."""
-        every = self._worker.session.model.cadence.push_every
-        self._closing.append((span, Clock(clock - clock % every + every - 1)))
+        cadence = self._worker.session.model.cadence
+        begin = clock - clock % cadence.stretch  # a round later every slice has been pushed
+        self._closing.append((span, Clock(begin + cadence.push_every - 1)))
         if self._worker.port.now() >= self._report_at:
             self.report()
 
@@ -163,8 +164,8 @@ class Leases:
             self._idle_clock(timeout_s)
 
     def _idle_clock(self, timeout_s: float) -> None:
-        """One clock, not what is left of a round: it is counted how far this worker can be."""
-        self._worker.session.steps = self._worker.session.model.cadence.push_every
+        """One clock, not all up to the next exchange: it is counted how far this worker can be."""
+        self._worker.session.steps = self._worker.session.model.cadence.stretch
         self._close_idle(timeout_s)
 
     @property

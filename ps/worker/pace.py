@@ -31,7 +31,7 @@ class Pace:
         if clock == self._done:
             return
         self._done = clock
-        took = max(self._worker.busy_s - self._began, 0.0)  # both are rounded: the difference may be below zero
+        took = max(self._worker.busy_s - self._began, 0.0)  # rounding can make it less
         factor = self._slowdowns.of(self._worker.rank, self._worker.size, clock)
         rest = (took if self._compute_s is None else self._compute_s) * factor - took
         if rest > 0:

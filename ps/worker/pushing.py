@@ -153,26 +153,28 @@ class Pushing:
             self._worker.perform([part])
 
     def send_accumulated(self, timeout_s: float) -> None:
-        """Sends what was accumulated since the last time. What has overflowed is dropped whole, like a bad gradient,
-        and a replica of the worker's own goes on from the values."""
+        """Sends what slices whose round ends have accumulated in it. What has overflowed is dropped whole, like a bad
+        gradient, and the replica goes on from the values that were pulled."""
         worker, session, arrays = self._worker, self._session, self._arrays
         if not arrays.weights:
             return
+        ids = np.array(sorted(arrays.summed), np.int64)
+        ids = ids[session.ends_E(ids)]
         if is_elastic := self._cadence.elastic is not None:
-            worker.refresh(np.array(sorted(arrays.summed), np.int64), timeout_s)
+            worker.refresh(ids, timeout_s)
         mean_weight = math.fsum(arrays.weights.values()) / len(arrays.weights)  # of one clock: the rate is per clock
         weight = 1.0 if is_elastic else mean_weight  # of a move, which is added as it is
-        arrays.weights.clear()
-        fresh = arrays.collect(weight)
+        open_since = session.clock + 1 + self._cadence.stretch - self._cadence.push_every  # the round that ends next
+        arrays.weights = {clock: one for clock, one in arrays.weights.items() if clock >= open_since}
+        fresh = arrays.collect(ids.tolist(), weight)
         if not all(kernels.all_finite(buffer.array) for buffer in fresh.values()):
             worker.metrics.count("nonfinite_pushes")
             log.warning("worker %d: accumulated push at clock %d dropped: overflow", worker.rank, session.clock)
             for slice_id, buffer in fresh.items():
                 buffer.release()
-                if is_elastic:
+                if self._cadence.carries == "delta":
                     np.copyto(arrays.replica[slice_id], arrays.pulled[slice_id])
             return
-        ids = np.array(sorted(fresh), np.int64)
         worker.wait(lambda: not session.must_wait(ids), timeout_s, lambda: "tick: " + worker.missing.verdicts())
         entry, parts = session.push(ids, weight, worker.port.now())
         for slice_id in entry.open if is_elastic else ():  # what leaves here comes in there

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, worker_peer
 from ps.worker.actions import Action, Deliver, PullEntry, Send, Settled
+from ps.worker.ahead import Ahead
 from ps.worker.arrays import Arrays
 from ps.worker.core import Session
 from ps.worker.encoder import encoder_seed
@@ -53,6 +54,15 @@ from ps.worker.resends import INIT
 from ps.worker.schemes import Schemes
 
 log = logging.getLogger("ps")
+
+
+class Sink(NamedTuple):
+    """Where the values of a pull go."""
+
+    entry: PullEntry
+    outputs: Mapping[str, Array]  # by parameter
+    aside: dict[int, Array] | None  # by slice, in place of the replica
+    began: float
 
 
 class Worker:
@@ -82,7 +92,8 @@ class Worker:
             int, dict[int, tuple[Code, int]]
         ] = {}  # push -> slice -> final verdict, while somebody may ask
         self.waited_s = 0.0  # for others, in all calls so far
-        self._sinks: dict[int, tuple[PullEntry, Mapping[str, Array], float]] = {}  # what it waits for, fills, its begin
+        self.ahead = Ahead(self)
+        self._sinks: dict[int, Sink] = {}  # by pull
         self._outbox = Outbox(port.send_nowait, self.metrics, job)
         self.missing = Missing(self)
         self.reports = Reports(self)
@@ -187,22 +198,23 @@ class Worker:
     def _begin_pull(self, names: list[str], outputs: dict[str, Array], timeout_s: float) -> PullFuture:
         arrays, ids = self.arrays, np.array(self.keyspace.slice_ids(names), np.int64)
         travelling = self.session.travelling(ids)
-        entry = self._ask_for(travelling, outputs) if len(travelling) else None
+        entry = self.ask_for(travelling, outputs) if len(travelling) else None
         if len(travelling) < len(ids):
             for slice_id in np.setdiff1d(ids, travelling, assume_unique=True).tolist():
                 arrays.deliver(slice_id, arrays.replica[slice_id], outputs)
         return PullFuture(self, entry, outputs, timeout_s)
 
-    def _ask_for(self, slice_ids: Int64, outputs: dict[str, Array]) -> PullEntry:
+    def ask_for(self, slice_ids: Int64, outputs: dict[str, Array], aside: dict[int, Array] | None = None) -> PullEntry:
+        """Begins a pull of these slices. aside: takes the values by slice, in place of the replica."""
         now = self.port.now()
         entry, actions = self.session.pull(slice_ids, now)
-        self._sinks[entry.id] = (entry, outputs, now)
+        self._sinks[entry.id] = Sink(entry, outputs, aside, now)
         self.perform(actions)
         return entry
 
     def refresh(self, slice_ids: Int64, timeout_s: float) -> None:
         """Fetches what the servers have of these slices now, beside a replica that stays."""
-        PullFuture(self, self._ask_for(slice_ids, {}), {}, timeout_s).now()
+        PullFuture(self, self.ask_for(slice_ids, {}), {}, timeout_s).now()
 
     def abandon(self, entry: PullEntry) -> None:
         """Nobody takes what is still to come of this pull."""
@@ -213,17 +225,23 @@ class Worker:
         """Finishes the clock; what was accumulated travels with the last clock of its round."""
         self.poll()
         self.has_ticked = True
-        if self.session.push_travels:
+        travels = self.session.push_travels
+        if travels:
             self.session.skip_to_travelling_clock()
+        self.ahead.take_in(timeout_s)  # before what is sent: clocks that were passed over count, too
+        if travels:
             self.pushing.send_accumulated(timeout_s)
         self.perform(self.session.tick(self.port.now()))
+        if travels:
+            self.ahead.begin(timeout_s)
         self._outbox.flush()
 
     def finish(self, timeout_s: float) -> None:
-        """Sends what is accumulated in a round that this worker will not end."""
-        if self.arrays.weights:
+        """Sends what is accumulated in rounds that this worker will not end."""
+        while self.arrays.weights:
             self.session.skip_to_travelling_clock()
             self.tick(timeout_s)
+        self.ahead.end()
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
@@ -362,11 +380,12 @@ class Worker:
                     self._deliver(pull, body, buffers)
 
     def _deliver(self, pull: int, body: ValuesMessage, buffers: Sequence[Array]) -> None:
-        entry, outputs, began = self._sinks[pull]
+        entry, outputs, aside, began = self._sinks[pull]
         self.metrics.count("pull_messages", direction="received")
         marks = body.mark_K.tolist() or [0] * len(body.slice_E)
         codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
         rows = zip(body.slice_E.tolist(), marks, codecs, buffers, strict=True)
+        stores = aside is None and self.arrays.keeps_replica
         for slice_id, mark, codec, buffer in rows:
             self.metrics.count("pull_bytes", buffer.nbytes, direction="received")
             if mark:
@@ -377,9 +396,11 @@ class Worker:
                     raise
             else:
                 values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
-            self.arrays.deliver(slice_id, values_N, outputs)
-            if self.arrays.keeps_replica:
+            if aside is not None:
+                aside[slice_id] = np.array(values_N)
+            if stores:
                 self.arrays.store(slice_id, values_N)
+            self.arrays.deliver(slice_id, self.arrays.replica[slice_id] if stores else values_N, outputs)
         if self.metrics.traces:
             self.metrics.span("pull", began, self.port.now(), bytes=sum(buffer.nbytes for buffer in buffers))
 

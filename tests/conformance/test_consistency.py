@@ -21,6 +21,9 @@ MORE = [
     "downpour:warm_start=3",
     "quorum:n=1",
     "local:every=1,local_lr=1",
+    "local:every=4,local_lr=0.5,fragments=2",
+    "local:every=4,local_lr=0.5,fragments=4,mix=0.5",
+    "local:every=6,local_lr=0.5,fragments=2,overlap=2",
     "easgd:alpha=1,every=1,local_lr=1",
 ]
 HERE = __name__ if "." in __name__ else f"tests.conformance.{__name__}"
@@ -121,6 +124,34 @@ class DeltaTwice(Pipelined):
 
 
 @dataclass(frozen=True)
+class Fragments(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(push_every=4, pull_every=4, carries="delta", local_lr=0.5, fragments=3)
+
+
+@dataclass(frozen=True)
+class LongOverlap(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(push_every=4, pull_every=4, carries="delta", local_lr=0.5, fragments=2, overlap=2)
+
+
+@dataclass(frozen=True)
+class OnlyItsOwn(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(push_every=4, pull_every=4, carries="delta", local_lr=0.5, mix=1.0)
+
+
+@dataclass(frozen=True)
+class FragmentsOfGradients(Pipelined):
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(push_every=4, fragments=2)
+
+
+@dataclass(frozen=True)
 class ElasticRounds(Pipelined):
     @property
     def cadence(self) -> Cadence:
@@ -142,6 +173,10 @@ class ElasticRounds(Pipelined):
         (NoRate, "a finite rate > 0"),
         (NoReplica, "expected a local_lr"),
         (DeltaTwice, "push_every = pull_every"),
+        (Fragments, "expected fragments to divide push_every = 4, got 3"),
+        (LongOverlap, "expected overlap >= 0 and below 2, got 2"),
+        (OnlyItsOwn, "expected mix >= 0 and below 1, got 1.0"),
+        (FragmentsOfGradients, "expected deltas and rounds with fragments"),
     ],
 )
 def test_the_check_names_the_broken_rule(broken: type[Consistency], rule: str) -> None:

@@ -31,6 +31,8 @@ def test_local_steps_push_one_hth_of_the_bytes(folder: Path, capsys: pytest.Capt
     alike = {name: int(pushed.replace(",", "")) for name, pushed, _ in rows[:6]}
     whole = 4 * PARAMETER_BYTES  # one push of four workers
     assert list(alike.values()) == [20 * whole, 20 * whole, 2 * whole, whole, whole, whole]
+    turns = [int(pushed.replace(",", "")) for name, pushed, _ in rows if "fragment" in name]
+    assert turns == [whole] * 4, "whoever's turn it is, all is pushed once"
     seconds = [int(virtual) for name, _, virtual in rows if name == "delayed"]
     assert seconds == [10, 20, 10, 20], "equal steps take half of the time, twice as many as long, per outer momentum"
 

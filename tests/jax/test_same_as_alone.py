@@ -62,30 +62,45 @@ def test_a_round_of_one_clock_with_sgd_equals_bsp() -> None:
     assert distance(values[0], together("sgd:lr=0.05", 3, 20, dtype=np.float64)[0]) < 1e-12
 
 
-def diloco(workers: int, rounds: int, every: int, lr: float, decay: float) -> Any:
-    """Douillard et al., arXiv 2311.08105, algorithm 1, with optax's AdamW inside; moments stay with their worker."""
+def diloco(workers: int, steps: int, every: int, fragments: int, overlap: int, mix: float) -> list[Any]:
+    """Streaming DiLoCo (Douillard et al., arXiv 2501.18512, algorithm 2) as each worker has it at the end, AdamW
+    inside, Nesterov at 0.7 and 0.9 outside. One fragment without overlap is DiLoCo (arXiv 2311.08105, algorithm 1).
+
+    The large weight is a slice, and what is small another one, which was registered first.
+    """
     with wide(True):
-        inner, params = optax.adamw(5e-3), initial_params(np.float64)
-        update = jax.jit(inner.update)
-        states = [inner.init(params)] * workers
-        velocity = jax.tree.map(np.zeros_like, params)
-        for round in range(rounds):
-            ends = []
-            for worker in range(workers):
-                mine = params
-                for step in range(round * every, (round + 1) * every):
-                    grads = gradient(mine, *batch_of(step, worker, dtype=np.float64))
-                    updates, states[worker] = update(grads, states[worker], mine)
-                    mine = optax.apply_updates(mine, updates)
-                ends.append(mine)
-            moved = jax.tree.map(lambda before, *after: before - sum(after) / workers, params, *ends)
-            velocity = jax.tree.map(lambda v, d: decay * v + d, velocity, moved)
-            params = jax.tree.map(lambda p, v, d: p - lr * (d + decay * v), params, velocity, moved)
-        return jax.tree.map(np.array, params)
+        inner, shared = optax.adamw(5e-3), initial_params(np.float64)
+        update, spread = jax.jit(inner.update), jax.tree.structure(shared)
+        states, mine = [inner.init(shared)] * workers, [jax.tree.leaves(shared)] * workers
+        theta, velocity, coming = [*mine[0]], [np.zeros_like(leaf) for leaf in mine[0]], []
+        anchor = [*theta]
+        for clock in range(1, steps + 1):
+            for worker, own in enumerate(mine):
+                params = jax.tree.unflatten(spread, own)
+                grads = gradient(params, *batch_of(clock - 1, worker, dtype=np.float64))
+                updates, states[worker] = update(grads, states[worker], params)
+                mine[worker] = jax.tree.leaves(optax.apply_updates(params, updates))
+            for i, leaf in enumerate(theta):
+                if (clock - (leaf.shape == (12, 48)) * every // fragments) % every == 0:
+                    moved = anchor[i] - sum(own[i] for own in mine) / workers
+                    velocity[i] = 0.9 * velocity[i] + moved
+                    theta[i] = leaf - 0.7 * (moved + 0.9 * velocity[i])
+                    coming.append((clock + overlap, i, theta[i]))
+            for due, i, values in coming:
+                if due == clock:
+                    anchor[i] = values
+                    for own in mine:
+                        own[i] = mix * own[i] + (1 - mix) * values
+        return [np.concatenate([np.array(leaf).reshape(-1) for leaf in own]) for own in mine]
 
 
-def test_diloco_with_adamw_inside_equals_its_formula() -> None:
-    options: dict[str, Any] = {"consistency": "local:every=5", "optimizer": "nesterov:lr=0.7,decay=0.9"}
-    values = together(optax.adamw(5e-3), 3, 20, dtype=np.float64, **options)
-    assert distance(values[0], diloco(3, 4, 5, 0.7, 0.9)) < 1e-12
-    assert all(np.array_equal(flat(values[0]), flat(other)) for other in values)
+@pytest.mark.parametrize(
+    ("every", "fragments", "overlap", "mix"), [(5, 1, 0, 0.0), (4, 2, 0, 0.0), (6, 2, 2, 0.5), (5, 1, 3, 0.25)]
+)
+def test_diloco_with_adamw_inside_equals_its_formula(every: int, fragments: int, overlap: int, mix: float) -> None:
+    values = together(
+        optax.adamw(5e-3), 3, 20, dtype=np.float64, optimizer="nesterov:lr=0.7,decay=0.9",
+        consistency=f"local:every={every},fragments={fragments},overlap={overlap},mix={mix}",
+    )  # fmt: skip
+    for got, want in zip(values, diloco(3, 20, every, fragments, overlap, mix), strict=True):
+        assert distance(flat(got), want) < 1e-12

@@ -96,7 +96,7 @@ def test_a_wrapped_model_follows_the_others_through_idle_clocks() -> None:
     assert steps == 4 and clock > steps, "it had idle clocks"
 
 
-@pytest.mark.parametrize("model", ["local:every=6", "async_local:every=6"])
+@pytest.mark.parametrize("model", ["local:every=6", "local:every=12,fragments=2,overlap=1", "async_local:every=6"])
 def test_a_slower_worker_takes_fewer_steps_a_round(model: str) -> None:
     """Dynamic local updates: with Adam inside, one worker at a third of the other's speed, in virtual time."""
     problem = Problem("mlp")
@@ -120,7 +120,9 @@ def test_a_slower_worker_takes_fewer_steps_a_round(model: str) -> None:
     (fast, clock, values), (slow, other, others) = run(train, 2, consistency=model, optimizer="sgd:lr=1", seed=1)
     assert fast > 2 * slow and fast + slow == EXAMPLES * 8 // 2
     if model.startswith("local"):
-        assert clock == other and torch.equal(values, others)
+        assert clock == other
+    if model == "local:every=6":
+        assert torch.equal(values, others)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,7 @@ def test_a_slower_worker_takes_fewer_steps_a_round(model: str) -> None:
         dict(consistency="async"),
         dict(consistency="downpour:push_every=2,pull_every=2"),
         dict(consistency="local:every=4", optimizer="sgd:lr=1"),
+        dict(consistency="local:every=4,fragments=2,overlap=1", optimizer="sgd:lr=1"),
         dict(consistency="async_local:every=4", optimizer="sgd:lr=1"),
         dict(consistency="easgd:alpha=0.3,every=4", optimizer="add"),
     ],

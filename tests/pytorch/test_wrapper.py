@@ -87,6 +87,50 @@ def test_local_steps_alone_are_those_of_the_wrapped_optimizer(model: str, inner:
     torch.testing.assert_close(values[0], alone(problem, inner, 1, 12), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("every", "fragments", "overlap", "mix"), [(4, 2, 0, 0.0), (6, 3, 1, 0.5), (4, 4, 0, 0.25), (5, 1, 4, 0.5)]
+)
+def test_streaming_diloco_equals_its_formula(every: int, fragments: int, overlap: int, mix: float) -> None:
+    """Douillard et al., arXiv 2501.18512, algorithm 2, as each of two workers has it at the end of 21 steps."""
+    problem, decay = Problem("mlp", dtype=torch.float64), 0.5
+
+    def bundles(client: ps.Client) -> list[tuple[str, ...]]:
+        model = problem.copy()
+        DistributedOptimizer(with_momentum(model), model, client)
+        return client.bundles
+
+    (slices,) = run(bundles)
+    place = {name: i % fragments for i, names in enumerate(slices) for name in names}
+    assert len(slices) == 3
+    models = [problem.copy() for _ in range(2)]
+    inner, own = [with_momentum(model) for model in models], [dict(model.named_parameters()) for model in models]
+    theta = {name: one.detach().clone() for name, one in own[0].items()}
+    anchor, velocity = dict(theta), {name: torch.zeros_like(one) for name, one in theta.items()}
+    coming: list[tuple[int, str, torch.Tensor]] = []
+    for clock in range(1, 22):
+        for worker, model in enumerate(models):
+            model.zero_grad()
+            problem.loss(model, clock - 1, worker).backward()
+            inner[worker].step()
+        with torch.no_grad():
+            for name in theta:
+                if (clock - place[name] * every // fragments) % every == 0:
+                    moved = anchor[name] - (own[0][name] + own[1][name]) / 2
+                    velocity[name] = decay * velocity[name] + moved
+                    theta[name] = theta[name] - 0.7 * (moved + decay * velocity[name])
+                    coming.append((clock + overlap, name, theta[name]))
+            for due, name, values in coming:
+                if due == clock:
+                    anchor[name] = values
+                    for mine in own:
+                        mine[name].copy_(mix * mine[name] + (1 - mix) * values)
+    ends = together(
+        problem, with_momentum, 2, 21, optimizer=f"nesterov:lr=0.7,decay={decay}",
+        consistency=f"local:every={every},fragments={fragments},overlap={overlap},mix={mix}",
+    )  # fmt: skip
+    torch.testing.assert_close(ends, [flat(model) for model in models], rtol=1e-12, atol=1e-14)
+
+
 def test_elastic_averaging_leaves_each_worker_its_own_model_and_momentum() -> None:
     """EAMSGD: as one process that steps with momentum and, every second step, gives a quarter of the way to a copy."""
     problem = Problem("mlp", dtype=torch.float64)

@@ -181,8 +181,8 @@ class Drive:
         who = self.books[worker].incarnation if incarnation is None else incarnation
         return self.handle(Lost(WorkerId(worker), who, wait))
 
-    def committed_by_all(self, version: int) -> list[str]:
-        return self.handle(CommittedByAll(version))
+    def committed_by_all(self, clock: int) -> list[str]:
+        return self.handle(CommittedByAll(clock))
 
     def set_lr(self, lr: float, clock: int) -> list[str]:
         return self.handle(Rate(1, lr, Clock(clock)))
@@ -263,8 +263,8 @@ def show(action: Action) -> str:
             return f"store {listed(slices)}"
         case Replicate(record):
             return f"log {show_record(record)}"
-        case Forget(version):
-            return f"forget below v{version}"
+        case Forget(version_S):
+            return f"forget below {', '.join(f'{index} v{version}' for index, version in enumerate(version_S))}"
         case Waited(worker, waited_for, seconds):
             return f"waited worker {worker}: {seconds:g} s for worker {waited_for}"
         case Apply(commits):
@@ -297,8 +297,8 @@ def show_body(body: Any) -> str:
             return f"confirmed {order}"
         case Placed(_, epoch):
             return f"placed, epoch {epoch}"
-        case Committed(_, version):
-            return f"committed v{version}"
+        case Committed(_, clock):
+            return f"committed clock {clock}"
     raise AssertionError(body)
 
 
@@ -322,8 +322,8 @@ def show_record(record: Record) -> str:
             return f"joined worker {worker}, incarnation {incarnation}, clock {listed(clock_S)}"
         case Left(worker, incarnation):
             return f"left worker {worker}, incarnation {incarnation}"
-        case Added(ids, version):
-            return f"added {listed(ids)} at v{version}"
+        case Added(ids, version_E):
+            return f"added {listed(ids)} at v{listed(version_E)}"
         case Initialised(slices):
             return f"initialised {listed(slices)}"
         case LrChanged(lr, at_clock):

@@ -35,6 +35,7 @@ MODELS = (
     "local:every=2,local_lr=0.1",
     "async_local:every=2,local_lr=0.1",
     "easgd:alpha=0.3,every=2,local_lr=0.1",
+    "local:every=4,local_lr=0.1,fragments=2,overlap=1",
 )
 
 Train = Callable[[Client], Any]

@@ -35,6 +35,7 @@ MATRIX = Parameter("w", (4096, 256), "float32")
         ({"consistency": "ssp:staleness=3"}, N, N + 2 * N),  # a replica, frames of two clocks
         ({"consistency": "downpour:push_every=2,pull_every=2"}, N, 3 * N),  # replica, sum, frame
         ({"consistency": "local:every=5", "optimizer": "nesterov:lr=1,decay=0.9"}, 3 * N, 3 * N),  # replica, as pulled
+        ({"consistency": "local:every=8,fragments=2,overlap=1"}, 2 * N, 3 * N + N // 2),  # what waits for its clock
         ({"push_compression": "onebit"}, N + ONEBIT, N + ONEBIT),  # a residual
         ({"push_compression": "onebit:warmup=9"}, N + N, N + N),
         ({"push_compression": "dgc"}, None, 2 * N),  # two residuals; the frame is as long as its first stage

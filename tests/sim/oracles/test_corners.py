@@ -91,7 +91,8 @@ def test_leaving_sends_what_was_accumulated() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_a_worker_whose_own_values_have_overflowed_goes_on_from_those_of_the_servers() -> None:
+@pytest.mark.parametrize("model", ["easgd:alpha=0.5,every=1", "local:every=2,mix=0.5", "local:every=2,overlap=1"])
+def test_a_worker_whose_own_values_have_overflowed_goes_on_from_those_of_the_servers(model: str) -> None:
     def train(client: Client) -> float:
         client.register({"a": ONE})
         for clock in range(4):
@@ -100,7 +101,7 @@ def test_a_worker_whose_own_values_have_overflowed_goes_on_from_those_of_the_ser
             client.tick()
         return float(client.pull()["a"].max())
 
-    run = simulate(train, seed=1, workers=1, consistency="easgd:alpha=0.5,every=1,local_lr=10", optimizer="add")
+    run = simulate(train, seed=1, workers=1, consistency=f"{model},local_lr=10", optimizer="sgd:lr=1")
     assert run.results == [1.0] and (run.final()["a"] == 1).all(), run.say(f"{run.results}, {run.final()}")
 
 

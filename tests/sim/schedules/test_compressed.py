@@ -21,6 +21,7 @@ MODELS = {
     "downpour": "downpour:push_every=2,pull_every=3,local_lr=0.5,warm_start=2",
     "quorum": "quorum:n=2",
     "local": "local:every=2,local_lr=0.5",
+    "local, overlap": "local:every=4,local_lr=0.5,fragments=2,overlap=1",
     "async_local": "async_local:every=2,local_lr=0.5",
 }
 CODECS = {

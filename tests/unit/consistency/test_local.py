@@ -25,6 +25,41 @@ def test_one_step_alone_is_bsp() -> None:
     assert model.commit(3) == bsp.commit(3)
 
 
+def test_fragments_end_their_rounds_one_after_the_other() -> None:
+    cadence = consistency("local:every=8,fragments=4").cadence
+    assert (cadence.stretch, cadence.overlap, cadence.mix) == (2, 0, 0.0)
+    for slice_id in range(9):
+        shift = int(cadence.shift_E(np.array([slice_id]))[0])
+        ends = [clock for clock in range(1, 25) if (clock + shift) % 8 == 0]
+        assert ends == [clock for clock in range(1, 25) if (clock - slice_id % 4 * 2) % 8 == 0]
+        assert 0 <= shift < 8, "it is round 0 at clock 0"
+
+
+def test_overlap_mixes_half_and_half_unless_it_is_told() -> None:
+    assert consistency("local:overlap=5").cadence.mix == 0.5
+    assert consistency("local:overlap=5,mix=0").cadence.mix == 0.0
+    assert consistency("local:mix=0.25").cadence.mix == 0.25
+
+
+def test_a_slice_commits_when_its_fragment_has_its_turn() -> None:
+    shard = Drive("local:every=4,fragments=2,local_lr=0.1", slices=2)
+    for worker in (0, 1):
+        lines = shard.push(worker, slices=[1], clock=1) + shard.tick(worker, clock=1)
+    assert lines[-1] == "apply 1 -> v1: worker 0#1, worker 1#1; lr 0.1"
+    assert shard.pull(0, slices=[0, 1], clock=2) == [], "slice 1 is in flight"
+    answer = "worker:0 <- values for pull 1: 0 v0, 1 v1; min clock 0; lr 0.1 x 1"
+    assert answer in shard.settle()
+    for worker in (0, 1):
+        lines = shard.push(worker, slices=[0], clock=3) + shard.tick(worker, clock=3)
+    assert lines[-1] == "apply 0 -> v1: worker 0#1, worker 1#1; lr 0.1"
+
+
+def test_a_worker_comes_back_to_the_last_exchange_that_its_slices_have_seen() -> None:
+    shard = Drive("local:every=4,fragments=2,local_lr=0.1", slices=2, keep=True)
+    shard.tick(0, clock=1)
+    assert shard.join(0, incarnation=2)[-1] == "worker:0 <- welcome, clock 2: 0#0 clock 0, 1#0 clock 2"
+
+
 def test_asynchronous_local_steps_differ_in_gate_and_commit_only() -> None:
     model = consistency("async_local:every=3,local_lr=0.1")
     assert model.cadence == consistency("local:every=3,local_lr=0.1").cadence
@@ -83,6 +118,13 @@ def test_ones_own_model_is_named_by_its_module() -> None:
         ("ssp", "consistency: ssp: staleness: expected a value, got none"),
         ("bsp:n=1", "consistency: bsp expected no options, got 'n'"),
         ("local:every=0,local_lr=0.1", "consistency: local: every: expected greater than or equal to 1, got '0'"),
+        ("local:every=6,fragments=4", "local: fragments: expected a divisor of every=6, .*, got 4"),
+        (
+            "local:every=6,fragments=2,overlap=3",
+            "local: overlap: expected fewer clocks than the 3 between two .*, got 3",
+        ),
+        ("local:every=1,overlap=1", "local: overlap: expected fewer clocks than the 1 between two exchanges .*, got 1"),
+        ("local:mix=1", "local: mix: expected less than 1, got '1'"),
         ("local:local_lr=-1", "consistency: local: local_lr: expected greater than or equal to 0, got '-1'"),
         (
             "BSP",

@@ -31,7 +31,7 @@ def ids(*numbers: int) -> Int64:
 def ledger(*records: Record, workers: int = 2, slices: int = 2) -> Ledger:
     """A ledger with initialised slices, after these records."""
     made = Ledger(workers)
-    made.apply(Added(ids(*range(slices)), 0, np.zeros(workers, np.int64)))
+    made.apply(Added(ids(*range(slices)), np.zeros(slices, np.int64), tuple(np.zeros((workers, slices), np.int64))))
     made.apply(Initialised(ids(*range(slices))))
     for record in records:
         made.apply(record)
@@ -100,9 +100,9 @@ def test_a_worker_of_a_new_rank_makes_room() -> None:
 
 def test_new_slices_start_where_the_record_says() -> None:
     made = ledger(commit(0, 1, (0, 1)))
-    made.apply(Added(ids(7, 8), 3, ids(3, 4)))
-    assert made.ids_S.tolist() == [0, 1, 7, 8] and made.version_S.tolist() == [1, 0, 3, 3]
-    assert made.clock_WS.tolist() == [[0, 0, 3, 3], [0, 0, 4, 4]]
+    made.apply(Added(ids(7, 8), ids(3, 2), tuple(np.array([[3, 2], [4, 5]]))))
+    assert made.ids_S.tolist() == [0, 1, 7, 8] and made.version_S.tolist() == [1, 0, 3, 2]
+    assert made.clock_WS.tolist() == [[0, 0, 3, 2], [0, 0, 4, 5]]
     assert made.ready_S.tolist() == [True, True, False, False]
     assert made.last_WS.shape == (2, 4) and made.verdict_WSK.shape == (2, 4, VERDICTS_KEPT)
 

@@ -459,11 +459,11 @@ def test_kept_versions_go_when_all_shards_have_committed_them() -> None:
     shard = Drive("bsp", slices=2, keep=True)
     shard.push(0, slices=[0])
     shard.tick(0, number=[1, 1])
-    assert "controller <- committed v1" not in shard.step(1)
+    assert "controller <- committed clock 1" not in shard.step(1)
     lines = shard.push(0, slices=[1], clock=0) + shard.settle()
-    assert "controller <- committed v1" in lines
+    assert "controller <- committed clock 1" in lines
     assert values(shard.pull(0, clock=0), 0) == ["0 v0, 1 v0"]
-    assert shard.committed_by_all(1) == ["forget below v1"]
+    assert shard.committed_by_all(1) == ["forget below 0 v1, 1 v1"]
     assert shard.pull(0, clock=0) == [], "nobody who lives asks for it"
 
 

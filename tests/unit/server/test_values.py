@@ -125,7 +125,7 @@ def test_versions_are_kept_until_they_are_forgotten() -> None:
         seen.append(shard.current[0].array.copy())
     for version in range(4):
         assert shard.hold(0, version, current_version=3).array.tobytes() == seen[version].tobytes()
-    shard.forget(2)
+    shard.forget(np.array([2]))
     assert sorted(shard.kept[0]) == [2]
 
 
@@ -134,7 +134,7 @@ def test_a_forgotten_version_that_is_being_sent_stays_until_it_is_sent() -> None
     shard.commit(commit(1), raw(grad(1)))
     reply = shard.hold(0, 0, current_version=1)
     was = reply.array.copy()
-    shard.forget(1)
+    shard.forget(np.array([1]))
     shard.commit(commit(2), raw(grad(2)))
     assert reply.array.tobytes() == was.tobytes()
     reply.release()
@@ -276,7 +276,7 @@ def test_a_follower_replays_the_log_to_the_same_bytes(rule: str, gathers: bool, 
         follower.feed(record, [frame.copy() for frame in payload], slices)
 
     primary.add(items)
-    both(Added(np.array([0, 1]), 0, np.zeros(3, np.int64)), slices=items)
+    both(Added(np.array([0, 1]), np.zeros(2, np.int64), tuple(np.zeros((3, 2), np.int64))), slices=items)
     for index in (0, 1):
         primary.store(index, grad(index))
     both(Initialised(np.array([0, 1])), [grad(0), grad(1)])

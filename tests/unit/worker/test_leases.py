@@ -80,7 +80,10 @@ def test_asking_ahead_is_the_same_question() -> None:
     assert worker.leases.take(1.0) == (0, 4) and worker.said() == [(1, 4, [])]
 
 
-@pytest.mark.parametrize(("model", "needs"), [("async", 5), ("downpour:push_every=4", 7), ("local:every=3", 5)])
+@pytest.mark.parametrize(
+    ("model", "needs"),
+    [("async", 5), ("downpour:push_every=4", 7), ("local:every=3", 5), ("local:every=4,fragments=4", 8)],
+)
 def test_a_part_is_done_when_the_servers_have_the_clock_in_which_it_travels(model: str, needs: int) -> None:
     worker = Worker(model)
     worker.leases.computed((0, 4), 5)

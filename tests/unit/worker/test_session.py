@@ -220,6 +220,39 @@ def test_a_joiner_starts_with_a_round() -> None:
     assert worker.clock == 8 and lines(told) == ["server:0 <- tick 7:  on"]
 
 
+STREAM = "local:every=4,fragments=2,local_lr=0.1"  # slice 0 ends its rounds at clocks 4, 8, slice 1 at 2, 6
+
+
+def test_a_restarted_worker_goes_on_from_the_last_exchange_that_its_slices_have_seen() -> None:
+    """The push of slice 0 in clock 3 has not come; that shard 1 knows of clock 4 is no help."""
+    worker = session(STREAM, shards=2, joined=False)
+    worker.handle(0, welcome((0, 0, 0), clock=2), 0.0)
+    assert worker.handle(1, welcome((1, 1, 2), clock=4), 0.0) == []
+    assert worker.clock == worker.told == 2
+
+
+def test_a_restarted_worker_tells_shards_of_an_exchange_that_was_none_of_their_slices() -> None:
+    """Shard 1 has not heard of clock 4, at which slice 0 alone had its turn, and has done so."""
+    worker = session(STREAM, shards=2, joined=False)
+    worker.handle(0, welcome((0, 1, 4), clock=4), 0.0)
+    told = worker.handle(1, welcome((1, 1, 2), clock=2), 0.0)
+    assert worker.clock == worker.told == 4
+    assert lines(told) == ["server:0 <- tick 3:  on", "server:1 <- tick 3:  on"]
+
+
+def test_a_fragment_is_pushed_and_pulled_when_it_has_its_turn() -> None:
+    worker = session(STREAM, slices=2)
+    worker.cached_S[:], worker.round_S[:] = True, 0
+    turns = []
+    for _ in range(8):
+        turns.append(np.flatnonzero(worker.ends_E(ids(0, 1))).tolist())
+        tick(worker)
+        fetched = worker.travelling(ids(0, 1))
+        assert fetched.tolist() == turns[-1]
+        worker.round_S[fetched] += 1
+    assert turns == [[], [1], [], [0], [], [1], [], [0]]
+
+
 def test_a_joiner_pushes_what_an_earlier_incarnation_had_finished() -> None:
     worker = session(joined=False)
     worker.handle(0, welcome((0, 5, 9), clock=2, as_joiner=True), 0.0)
