@@ -61,6 +61,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     lease_s: Annotated[float, Field(gt=0)] = float("inf")  # a worker without progress for so long is lost
     restart_s: Annotated[float, Field(gt=0)] = 60.0  # on_worker_loss=wait: a lost worker must be back after this
     inflight_clocks: Annotated[int, Field(ge=1)] = 2  # clocks whose frames a worker keeps until their verdict
+    trace: bool = False  # workers and servers keep their last spans, for `psctl trace`
 
     @classmethod
     def check(cls, options: dict[str, Any]) -> RunConfig:

@@ -47,8 +47,13 @@ METRICS: dict[str, Metric] = {
     "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
     "compute": Metric("histogram", "seconds", "From the end of a clock to its next gradient, without waits."),
     "wait": Metric("histogram", "seconds", "A call of the training loop that had to wait."),
-    "apply": Metric("span", "seconds", "One apply event in a kernel thread.", ("shard",)),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
+    "blocked": Metric("span", "seconds", "A call of the training loop that had to wait."),
+    "push": Metric("span", "seconds", "A push: its slices are encoded, and handed over part by part."),
+    "encode": Metric("span", "seconds", "A slice of a push is gathered and encoded.", ("slice", "bytes")),
+    "wire": Metric("span", "seconds", "A message, from handing it over until it has left.", ("to", "bytes")),
+    "pull": Metric("span", "seconds", "From asking for values to one message of them.", ("bytes",)),
+    "apply": Metric("span", "seconds", "A commit of one slice.", ("shard", "slice", "bytes")),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
     "slices": Metric("gauge", "slices", "Slices that a server steps."),
     "lr": Metric("gauge", "rate", "The learning rate at the last pull."),
@@ -195,6 +200,7 @@ class Metrics:
         self._histograms = _Table("histogram", _Distribution, series_max)
         self._spans: deque[tuple[float, float, str, dict[str, Label]]] = deque(maxlen=spans_max)
         self._spans_recorded = 0
+        self.traces = False  # whether whoever measures is to record spans: the run's option `trace`
 
     def count(self, name: str, n: int = 1, **labels: Label) -> None:
         with self._lock:

@@ -24,6 +24,8 @@ COMMANDS = {
     "doctor": "ps.cli.doctor",
     "key": "ps.cli.key",
     "sweep": "ps.cli.sweep",
+    "report": "ps.cli.report",
+    "trace": "ps.cli.trace",
 }
 
 

@@ -37,6 +37,7 @@ CONFIG_HELP = {
     "lease_s": "A worker without progress for so many seconds is lost.",
     "restart_s": "Under wait: a lost worker must be back after so many seconds.",
     "inflight_clocks": "Clocks whose pushes a worker keeps until their verdict.",
+    "trace": "Keep what each worker and server did last, for psctl trace.",
 }
 
 METAVARS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ps.cli.common import one_line
 from ps.errors import ConfigError
 from ps.experiments.cells import Cell, check_cells
 from ps.experiments.files import read_experiment, schema
+from ps.experiments.packages import need
 from ps.experiments.sweep import FOLDER, Sweep, jobs_for
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def sweep(
     if check:
         print(f"{file}: {cells} cells, {experiment.world}; results go to {folder}")
         return 0
-    if find_spec("pyarrow") is None:
-        raise ConfigError("results need the package pyarrow; run pip install 'paramserver[experiments]'")
+    need("pyarrow")
     with Shown() as view:
         work = Sweep(file, folder, jobs_for(experiment, jobs), view)
         work.prepare()

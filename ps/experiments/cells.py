@@ -128,6 +128,32 @@ def make_cell(experiment: Experiment, folder: Path, name: str, tuned: Settings, 
 def _cell(
     experiment: Experiment, folder: Path, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
 ) -> Cell:
+    script = _existing(folder / (arm.script or experiment.script))
+    cell = _filled(experiment, str(script), name, arm, own, tuned, phase, seed)
+    _check(cell)
+    return cell
+
+
+def is_of(cell: Cell, experiment: Experiment) -> bool:
+    """Whether the experiment, as it is now, may run this cell. Nothing is looked for on this machine."""
+    arm, own = arms(experiment).get(cell.arm, (None, {}))
+    tune = experiment.tune
+    tuned = [{}] if tune is None else list(product(tune.grid))
+    seeds = experiment.seeds if cell.phase == "final" else tune.seeds if tune is not None else []
+    if arm is None or cell.seed not in seeds or cell.tuned not in tuned:
+        return False
+    if Path(cell.script).name != Path(arm.script or experiment.script).name:
+        return False
+    try:
+        made = _filled(experiment, cell.script, cell.arm, arm, own, cell.tuned, cell.phase, cell.seed)
+    except ConfigError:
+        return False
+    return made.model_dump(exclude={"id"}) == cell.model_dump(exclude={"id"})
+
+
+def _filled(
+    experiment: Experiment, script: str, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
+) -> Cell:
     settings = own | tuned
     world, after, when = experiment.world, experiment.stop_after, experiment.stop_when
     if phase == "tune" and (tune := experiment.tune) is not None:
@@ -137,7 +163,6 @@ def _cell(
     if experiment.max_restarts:
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
-    script = arm.script or experiment.script
     links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
     if world == "processes" and phase == "tune":
         links = Links()  # there are none to be had
@@ -149,7 +174,7 @@ def _cell(
         "tuned": tuned,
         "world": world,
         "launch": arm.launch,
-        "script": str(_existing(folder / script)),
+        "script": script,
         "args": [fill.text(part, "args") for part in args],
         "options": {**options, "seed": seed},
         "stop_after": fill.text(after, "stop_after"),
@@ -167,9 +192,7 @@ def _cell(
             f"{{{min(unused)}}}, got a setting that changes nothing"
         )
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
-    cell = Cell(id=digest, **made)
-    _check(cell)
-    return cell
+    return Cell(id=digest, **made)
 
 
 def _world_to_tune_in(world: World, arm: Arm) -> World:

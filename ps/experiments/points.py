@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Axis = Literal["virtual", "emulated", "wall"]
 RUN = -1  # the rank of what belongs to no worker
+FIGURES_S = 0.5  # between two reports of our own figures: bytes and commits in between are taken to grow evenly
 FIGURES = "ps/"  # how the names of our own figures begin
 _SUMS = {"pushed_mb": "ps/pushed_mb", "pulled_mb": "ps/pulled_mb", "commits": "ps/commits"}
 
@@ -26,7 +27,7 @@ def axis_of(cell: Cell, links: str) -> Axis:
     if cell.world == "virtual":
         return "virtual"
     config = cell.config
-    made = config.compute_s is not None or config.stragglers is not None or links == "token bucket"
+    made = config.compute_s is not None or config.stragglers is not None or links != "none"
     return "emulated" if made else "wall"
 
 
@@ -54,8 +55,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis, began: float) -> pyarrow.Table:
     """The table of a cell: rows that a script has logged, those of our own figures as columns beside them.
 
-    began: when the first clock was finished: seconds count from there, not from the start of processes. The figures
-    come every few seconds; between two of them they are taken to grow evenly.
+    began: when the first clock was finished: seconds count from there, not from the start of processes.
     """
     import pyarrow as pa
 
@@ -73,7 +73,7 @@ def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis, began: float) -> 
     columns: dict[str, Any] = {name: pa.array([value] * len(logged)) for name, value in same.items()}
     columns["seconds"] = pa.array(np.maximum(seconds - began, 0.0))
     columns |= {name: pa.array([row[name] for row in logged], pa.int64()) for name in ("rank", "clock")}
-    columns |= {name: pa.array(_at(seconds, rows, figure)) for name, figure in _SUMS.items()}
+    columns |= {name: pa.array(_at(seconds, rows, figure, began)) for name, figure in _SUMS.items()}
     columns["metric"] = pa.array([row["name"] for row in logged], pa.string())
     columns["value"] = pa.array([row["value"] for row in logged], pa.float64())
     return pa.table(columns)
@@ -86,7 +86,7 @@ def write_points(table: pyarrow.Table, environment: Mapping[str, Any], path: Pat
     pq.write_table(table.replace_schema_metadata({"environment": json.dumps(environment)}), path)
 
 
-def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str) -> np.ndarray[Any, Any]:
+def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str, began: float) -> np.ndarray[Any, Any]:
     """The sum of a figure over all ranks at these times; nan where nobody has told it."""
     told = [row for row in rows if row["name"] == figure]
     if not told:
@@ -94,6 +94,6 @@ def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str) 
     total = np.zeros(len(seconds))
     for rank in {row["rank"] for row in told}:
         own = [row for row in told if row["rank"] == rank]
-        times, values = ([0.0, *(row[key] for row in own)] for key in ("seconds", "value"))
+        times, values = [began, *(row["seconds"] for row in own)], [0.0, *(row["value"] for row in own)]
         total += np.interp(seconds, times, values)
     return total

@@ -14,7 +14,7 @@ from ps.control.service import ControlServer
 from ps.errors import ConfigError, Error
 from ps.experiments import netlab, ranks
 from ps.experiments.cells import Cell
-from ps.experiments.points import axis_of, points, read_log, write_points
+from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
 from ps.experiments.virtual import run_virtual
 from ps.launch.options import Place, RunOptions
 from ps.launch.run import run_cluster
@@ -76,6 +76,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         max_restarts=cell.max_restarts,
         log_dir=str(folder / "logs"),
         quiet=True,
+        figures_s=FIGURES_S,
         kills=kills,
         place=place,
     )

@@ -6,6 +6,7 @@ so what belongs to a process (global random state, the current folder) is shared
 
 from __future__ import annotations
 
+import math
 import runpy
 import sys
 import time
@@ -16,7 +17,9 @@ from typing import Any
 
 from ps.control.logs import Logged, Logs
 from ps.experiments.cells import Cell
-from ps.experiments.files import Fault
+from ps.experiments.files import Fault, Links
+from ps.experiments.points import FIGURES_S
+from ps.launch.figures import Figures
 from ps.launch.journal import Journal
 from ps.launch.options import rules_of
 from ps.launch.rules import Rule, progress
@@ -28,9 +31,11 @@ from ps.messages import Log, Stop
 from ps.report import status
 from ps.server.values import checksum
 from ps.sim.loop import Simulator
+from ps.sim.network import Host, Network
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.worker.client import Client
 
+TCP_SHARE = 1448 / 1514  # of a link: the payload of its frames
 RESTART_S = 1.0  # from a worker's death until its script runs again
 
 
@@ -56,11 +61,12 @@ class VirtualRun:
     coming_back: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.simulator = Simulator(self.cell.config, seed=self.cell.seed)
+        self.simulator = Simulator(self.cell.config, seed=self.cell.seed, network=network_of(self.cell))
         self.simulator.controller.on_log = self._on_log
         self.logs = Logs()
         self.faults = list(self.cell.faults)
-        self.watch = Watch(self, self.rules, Plain(quiet=True), self.journal, now=lambda: self.simulator.now)
+        figures = Figures(FIGURES_S)
+        self.watch = Watch(self, self.rules, Plain(True), self.journal, figures, now=lambda: self.simulator.now)
 
     def execute(self) -> dict[str, Any]:
         """From the first event to the last; the outcome."""
@@ -163,6 +169,18 @@ class VirtualRun:
                 self.restarts[number] = self.restarts.get(number, 0) + 1
                 self.coming_back.add(number)
                 simulator.at(simulator.now + RESTART_S, lambda: self.start(number))
+
+
+def network_of(cell: Cell) -> Network | None:
+    """The cell's links in the simulator; None where it has none: every message then takes 1 to 2 ms."""
+    if cell.links == Links():
+        return None
+    hosts = {}
+    for name in sorted(set(cell.hosts.values())):
+        link = cell.links.of(name)
+        rate = math.inf if link.rate_mbit is None else link.rate_mbit * 1e6 / 8 * TCP_SHARE
+        hosts[name] = Host(rate, link.delay_ms / 2e3)  # half: a path has the delays of both ends
+    return Network(hosts=hosts, place=cell.hosts)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ps.launch.rules import RUN, Report
 from ps.metrics import Snapshot, merge, series
 from ps.types import server_peer, worker_peer
 
-FIGURES_S = 5.0  # between two reports
+FIGURES_S = 5.0  # between two reports, unless it is said otherwise
 MB = 1e6
 
 
@@ -21,15 +21,15 @@ class Figures:
     the start: commits of a slice, on average, and their staleness, mean, 95th percentile and largest.
     """
 
-    def __init__(self) -> None:
-        self._due = 0.0
+    def __init__(self, every_s: float = FIGURES_S) -> None:
+        self._every_s, self._due = every_s, 0.0
         self._before: dict[int, tuple[float, int]] = {}  # rank -> seconds and clock of the report before
 
     def reports(self, status: Mapping[str, Any], seconds: float, now: bool = False) -> list[Report]:
         """Those that are due, or `now`. status: as `ControlServer.status` gives it."""
         if seconds < self._due and not now:
             return []
-        self._due = seconds + FIGURES_S
+        self._due = seconds + self._every_s
         found: list[Report] = []
         for worker in status["workers"]:
             rank, clock, runs = worker["rank"], worker["clock"], worker["state"] == "running"

@@ -15,6 +15,7 @@ from ps.colocated import counted, is_colocated
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.key import VARIABLE, Key, key_in
+from ps.launch.figures import FIGURES_S
 from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
 from ps.launch.sinks import LOG_TO, Sink, sinks_of
@@ -55,6 +56,7 @@ class RunOptions:
     quiet: bool = False
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
+    figures_s: float = FIGURES_S  # between two reports of our own figures
     kills: tuple[tuple[int, str], ...] = ()  # for experiments: at this clock of all workers, this process ("worker 1")
     place: Callable[[str], Place] = lambda name: Place()  # for experiments: of a process; "controller" is this one
     places: Mapping[str, str] = field(default_factory=dict)

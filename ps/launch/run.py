@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from ps.config import RunConfig
 from ps.errors import ConfigError, Error
 from ps.key import Key
 from ps.launch.ends import Failure, ended, failed
+from ps.launch.figures import Figures
 from ps.launch.journal import Journal, make_log_dir, run_name
 from ps.launch.options import (
     RunOptions,
@@ -31,6 +33,7 @@ from ps.launch.view import View, open_view
 from ps.launch.watch import TICK_S, Watch, Watched
 from ps.launch.workers import SETTLE_S, Workers
 
+PEERS = "peers.json"  # in the folder of a traced run: what each worker and server has measured
 SERVER = (sys.executable, "-P", "-m", "ps.launch.server")  # -P: nothing of the user's folder shadows a module
 
 
@@ -342,5 +345,8 @@ def _run(
     journal = Journal(sinks, view.note)
     journal.start(Started(name, log_dir, options.script, options.args, config.model_dump(mode="json"), time.time()))
     with Supervisor(view.line, view.note, log_dir, options.grace_s) as supervisor:
-        watch = Watch(control, rules, view, journal)
-        return Run(options, config, control, view, supervisor, watch, server, key).execute()
+        watch = Watch(control, rules, view, journal, Figures(options.figures_s))
+        code = Run(options, config, control, view, supervisor, watch, server, key).execute()
+    if config.trace and log_dir is not None:
+        (log_dir / PEERS).write_text(json.dumps({"peers": control.status()["metrics"]}))
+    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,22 +34,26 @@ def build_server(
     follower: bool = False,
     defer: Callable[[list[Commit]], None] | None = None,
     watch: Callable[[Record], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
     record: Path | None = None,
 ) -> Server:
     """The server that holds the shard of this number, empty; with a follower beside it where one is asked for.
 
     record: the folder where it writes down what it applies. Raises: ConfigError when that file cannot be made.
     """
+    metrics = Metrics()
+    metrics.traces = config.trace
     return Server(
         build_shard(config, shard),
         job,
         send,
-        Metrics(),
+        metrics,
         follower=build_follower(config) if follower else None,
         defer=defer,
         watch=watch,
         clip_value=config.clip_value,
         codecs=config.codecs(),
+        clock=clock,
         recorder=None if record is None else Recorder(record, Header(shard, job.hex(), config)),
     )
 

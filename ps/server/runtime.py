@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,6 +60,7 @@ class Server:
         watch: Callable[[Record], None] | None = None,
         clip_value: float | None = None,
         codecs: Codecs = Codecs(),
+        clock: Callable[[], float] = time.monotonic,
         recorder: Recorder | None = None,
     ) -> None:
         self.shard, self.job, self.metrics, self.codecs = shard, job, metrics, codecs
@@ -67,7 +69,7 @@ class Server:
         self.own_views = None if gathers else OwnViews(codecs, self.values.pool)
         self.follower, self.recorder = follower, recorder
         self._outbox = Outbox(send, metrics, job)
-        self._defer, self._watch = defer, watch
+        self._defer, self._watch, self._clock = defer, watch, clock
         self._frames: dict[tuple[int, int, int], tuple[Frame, Held]] = {}  # (worker, slice, number)
         self._payloads: dict[tuple[int, int], list[Array]] = {}  # (slice, version): for the follower
         self._applied: dict[tuple[int, int], list[tuple[Frame, Held]]] = {}  # (slice, version): for the recording
@@ -245,7 +247,11 @@ class Server:
         for commit in commits:
             keys = [(push.worker, commit.slice, push.seq) for push in commit.contributions]
             taken = [self._frames[key] for key in keys]
+            began = self._clock() if self.metrics.traces else 0.0
             grad_N = self.values.commit(commit, [frame for frame, _ in taken])
+            if self.metrics.traces:
+                nbytes = self.values.slices[commit.slice].nbytes
+                self.metrics.span("apply", began, self._clock(), slice=commit.slice, bytes=nbytes)
             if self.recorder is not None:
                 self._applied[commit.slice, commit.version] = taken
                 for _, held in taken:

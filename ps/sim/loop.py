@@ -76,6 +76,7 @@ class Simulator(Timeline):
                 follower=followers,
                 defer=self._deferrer(shard),
                 watch=None if watch is None and staleness is None else partial(self._see, shard),
+                clock=lambda: self.now,
                 record=record,
             )
         self.scripts: dict[PeerId, Script] = {}

@@ -20,6 +20,7 @@ class Pace:
         self._slowdowns = slowdowns(config.stragglers, config.seed or 0)
         self._done = -1  # the last clock whose compute is over
         self._began = self._worker.busy_s
+        self._step = (self._worker.session.clock, self._worker.port.now())  # the clock at hand, and its begin
 
     def computed(self) -> None:
         """The first gradient of this clock is there, or the clock ends without any: lets the rest of the time pass.
@@ -39,4 +40,9 @@ class Pace:
 
     def begin(self) -> None:
         """The compute of the next clock begins now: after a tick, a registration, a barrier."""
+        if self._worker.metrics.traces:
+            clock, began = self._step
+            self._step = (self._worker.session.clock, self._worker.port.now())
+            if self._step[0] > clock:
+                self._worker.metrics.span("step", began, self._step[1])
         self._began = self._worker.busy_s

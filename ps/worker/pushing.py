@@ -122,6 +122,7 @@ class Pushing:
         Whatever interrupts it leaves numbers behind that nothing will ever be sent for: then this worker is done.
         """
         self._worker.verdicts[entry.id] = {}
+        began = self._worker.port.now()
         try:
             self._send_parts(entry, parts, take)
         except BaseException:
@@ -130,18 +131,25 @@ class Pushing:
                 f"start the worker again"
             )
             raise
+        if self._worker.metrics.traces:
+            self._worker.metrics.span("push", began, self._worker.port.now())
         return entry.id
 
     def _send_parts(self, entry: PushEntry, parts: list[Action], take: Take) -> None:
+        traces = self._worker.metrics.traces
         for part in parts:
             assert isinstance(part, Send)
             for slice_id in part.body.slice_E.tolist():
+                began = self._worker.port.now() if traces else 0.0
                 taken = take(slice_id)
                 if isinstance(taken, Buffer):
                     if not self._cadence.accumulates:
                         self._step_replica(slice_id, taken)
                     taken = self._arrays.encoder.pack(slice_id, taken, entry.clock, self.rate)
                 self._arrays.frames[entry.id, slice_id] = taken
+                if traces:
+                    nbytes = taken.frame.data.nbytes
+                    self._worker.metrics.span("encode", began, self._worker.port.now(), slice=slice_id, bytes=nbytes)
             self._worker.perform([part])
 
     def send_accumulated(self, timeout_s: float) -> None:

@@ -62,6 +62,7 @@ class Sink(NamedTuple):
     entry: PullEntry
     outputs: Mapping[str, Array]  # by parameter
     aside: dict[int, Array] | None  # by slice, in place of the replica
+    began: float
 
 
 class Worker:
@@ -118,6 +119,7 @@ class Worker:
         self.passed = self.enrolled.passed
         self.epoch_ended = self.enrolled.epochs - 1
         self.config = RunConfig.model_validate_json(self.enrolled.config)
+        self.metrics.traces = self.config.trace
         self.reports.begin(self.config.lease_s)
         model, codecs = self.config.model(), self.config.codecs()
         cadence = model.cadence
@@ -204,8 +206,9 @@ class Worker:
 
     def ask_for(self, slice_ids: Int64, outputs: dict[str, Array], aside: dict[int, Array] | None = None) -> PullEntry:
         """Begins a pull of these slices. aside: takes the values by slice, in place of the replica."""
-        entry, actions = self.session.pull(slice_ids, self.port.now())
-        self._sinks[entry.id] = Sink(entry, outputs, aside)
+        now = self.port.now()
+        entry, actions = self.session.pull(slice_ids, now)
+        self._sinks[entry.id] = Sink(entry, outputs, aside, now)
         self.perform(actions)
         return entry
 
@@ -280,6 +283,8 @@ class Worker:
         self._outbox.flush()
         if self.waited_s > before:
             self.metrics.observe("wait", self.waited_s - before)
+            if self.metrics.traces:
+                self.metrics.span("blocked", asked_at, self.port.now())
 
     def poll(self) -> None:
         """Takes in what has arrived, without waiting."""
@@ -375,7 +380,7 @@ class Worker:
                     self._deliver(pull, body, buffers)
 
     def _deliver(self, pull: int, body: ValuesMessage, buffers: Sequence[Array]) -> None:
-        entry, outputs, aside = self._sinks[pull]
+        entry, outputs, aside, began = self._sinks[pull]
         self.metrics.count("pull_messages", direction="received")
         marks = body.mark_K.tolist() or [0] * len(body.slice_E)
         codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
@@ -396,6 +401,8 @@ class Worker:
             if stores:
                 self.arrays.store(slice_id, values_N)
             self.arrays.deliver(slice_id, self.arrays.replica[slice_id] if stores else values_N, outputs)
+        if self.metrics.traces:
+            self.metrics.span("pull", began, self.port.now(), bytes=sum(buffer.nbytes for buffer in buffers))
 
     def _send(self, send: Send) -> None:
         body = send.body
@@ -420,12 +427,16 @@ class Worker:
 
         key = (send.push if send.push >= 0 else INIT, int(send.to.partition(":")[2]))
         sending, counts = self.session.resends.sending, self.port.releases_when_sent
+        began = self.port.now()
         if counts:
             sending.begin(key)
 
         def release() -> None:  # by any thread
             if counts:
                 sending.end(key)
+            if self.metrics.traces:
+                nbytes = sum(data.nbytes for data in buffers)
+                self.metrics.span("wire", began, self.port.now(), to=send.to, bytes=nbytes)
             for buffer in held:
                 buffer.release()
 

@@ -73,7 +73,7 @@ def test_wheel_holds_the_whole_package_and_imports(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     shipped = {name for name in names if name.startswith("ps/")}
-    ours = [path for path in CHECKOUT.glob("ps/**/*") if path.suffix in (".py", ".pyi", ".typed")]
+    ours = [path for path in CHECKOUT.glob("ps/**/*") if path.suffix in (".py", ".pyi", ".typed", ".html", ".md")]
     assert "ps/py.typed" in shipped
     assert shipped >= {path.relative_to(CHECKOUT).as_posix() for path in ours}
     if dispatch._native is not None:  # so there is a compiler here

@@ -357,7 +357,9 @@ def test_a_worker_without_progress_is_lost_when_its_lease_runs_out() -> None:
     assert control.next_timer() == 18.0 and control.live == [0]
 
 
-@pytest.mark.parametrize(("kind", "values"), [(Progress, (Clock(1),)), (Barrier, (1, True)), (Log, (Clock(1), 0.0, (), ()))])
+@pytest.mark.parametrize(
+    ("kind", "values"), [(Progress, (Clock(1),)), (Barrier, (1, True)), (Log, (Clock(1), 0.0, (), ()))]
+)
 def test_every_message_is_a_sign_of_life(kind: type, values: tuple[Any, ...]) -> None:
     control = controller(workers=1, lease_s=10.0)
     say(control, 0, kind, *values, now=5.0)

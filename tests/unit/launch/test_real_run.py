@@ -104,3 +104,13 @@ while not client.should_stop:
     )
     assert done.returncode == 137, done.stderr
     assert "server 1 was lost" in done.stderr and "[server 1] killed by SIGKILL" in done.stderr
+
+
+def test_a_traced_run_leaves_what_its_processes_did(tmp_path: Path, env: dict[str, str]) -> None:
+    done = psctl_run(tmp_path, env, "--trace", "true")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "logs").glob("*/peers.json")
+    peers = json.loads(path.read_text())["peers"]
+    assert sorted(peers) == ["server:0", "server:1", "worker:0", "worker:1"]
+    steps = [span for span in peers["worker:0"]["spans"] if span[0] == "step"]
+    assert len(steps) == 5 and all(end > start for _, _, start, end in steps)

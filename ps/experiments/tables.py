@@ -1,0 +1,189 @@
+"""Tables of a report: rows of text, which pages and LaTeX show alike; and the summary as numbers, for CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ps.experiments.cells import product
+from ps.experiments.findings import Finding, target_words
+from ps.experiments.measures import COSTS, network_mb, waited_for
+from ps.experiments.results import Results
+from ps.experiments.summary import Spread, Summary, settings_text
+
+Row = tuple[str, ...]
+COST_HEADS = {"seconds": "s to target", "mb": "MB to target", "commits": "updates to target"}
+SPREADS = ("final", "best", "step_s", "steps_per_s", "moved_gb", "epoch_s")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column names the rows, the others are as long."""
+
+    title: str
+    head: Row
+    rows: tuple[Row, ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.head) for row in self.rows)
+
+
+def shown(spread: Spread) -> str:
+    """The median, and the range where there are several seeds."""
+    if spread.n == 0:
+        return "–"
+    if spread.n == 1 or spread.low == spread.high:
+        return f"{spread.median:.4g}"
+    return f"{spread.median:.4g} [{spread.low:.4g}, {spread.high:.4g}]"
+
+
+def summary_table(summaries: Sequence[Summary], results: Results) -> Table:
+    """A row for each arm: what it came to and what it took."""
+    report, seeds = results.experiment.report, len(results.experiment.seeds)
+    head = ["arm", "time", "runs", f"last {report.metric}", f"best {report.metric}"]
+    head += [] if report.target is None else ["reached", *COST_HEADS.values()]
+    epochs = any(one.spread("epoch_s").n for one in summaries)
+    head += ["s per step", *(["s per epoch"] if epochs else []), "GB moved", "restarts"]
+    head += ["tuned"] if results.experiment.tune is not None else []
+    rows = []
+    for one in summaries:
+        failed = f", {one.failed} failed" if one.failed else ""
+        runs = f"{len(one.runs)} of {seeds}{failed}{f', {one.diverged} diverged' if one.diverged else ''}"
+        row = [one.arm, one.axis, runs, shown(one.spread("final")), shown(one.spread("best"))]
+        if report.target is not None:
+            costs = [shown(one.to_target(cost)) if one.reached else "not reached" for cost in COSTS]
+            row += [f"{one.reached} of {len(one.runs)}", *costs]
+        row += [shown(one.spread("step_s")), *([shown(one.spread("epoch_s"))] if epochs else [])]
+        row += [shown(one.spread("moved_gb")), str(one.restarts)]
+        row += [settings_text(one.tuned)] if results.experiment.tune is not None else []
+        rows.append(tuple(row))
+    note = "Median over seeds [lowest, highest]."
+    note += (
+        f" Target: {target_words(report)}; what it took, over the runs that reached it."
+        if report.target is not None
+        else ""
+    )
+    if (tune := results.experiment.tune) is not None:
+        choices = len(list(product(tune.grid)))
+        note += f" Tuned: each arm's choice out of {choices}, by {tune.metric} ({tune.best}), with seeds of its own."
+    return Table("Summary", tuple(head), tuple(rows), note)
+
+
+def summary_csv(summaries: Sequence[Summary]) -> str:
+    """The same as numbers of full precision; empty where there is none."""
+    names = [*SPREADS, *(f"{cost}_to_target" for cost in COSTS)]
+    head = ["arm", "axis", "links", "runs", "failed", "diverged", "reached", "restarts", "tuned"]
+    head += [f"{name}_{part}" for name in names for part in ("median", "low", "high")]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(head)
+    for one in summaries:
+        counts = (len(one.runs), one.failed, one.diverged, one.reached, one.restarts)
+        spreads = [*(one.spread(name) for name in SPREADS), *(one.to_target(cost) for cost in COSTS)]
+        numbers = [number for spread in spreads for number in (spread.median, spread.low, spread.high)]
+        tuned = json.dumps(one.tuned, sort_keys=True)
+        rows.writerow([one.arm, one.axis, one.links, *counts, tuned, *("" if math.isnan(n) else n for n in numbers)])
+    return text.getvalue()
+
+
+def finding_table(finding: Finding) -> Table:
+    """How far each arm is behind the leader."""
+    rows = tuple((arm, words, str(pairs)) for arm, words, pairs in finding.behind)
+    return Table(f"{finding.measure}: behind {finding.leader}", ("arm", "compared with the leader", "pairs"), rows)
+
+
+def failure_table(results: Results) -> Table:
+    """Cells that ended badly, or have begun and not ended."""
+    why = [(run.cell, run.problem or "") for run in results.failures]
+    why += [(cell, f"no outcome; last it said: {said or 'nothing'}") for cell, said in results.begun]
+    rows = tuple((cell.arm, cell.phase, str(cell.seed), f"cells/{cell.id}", text) for cell, text in why)
+    head = ("arm", "phase", "seed", "folder", "why")
+    return Table("Failed and unfinished cells", head, rows, "They count in nothing above.")
+
+
+def waiting_table(summaries: Sequence[Summary]) -> Table | None:
+    """Who waited for whom, mean over the runs; None where nobody did."""
+    waits = {one.arm: [waited_for(run) for run in one.runs] for one in summaries}
+    others = sorted({to for found in waits.values() for run in found for by_other in run.values() for to in by_other})
+    rows = []
+    for arm, found in waits.items():
+        for worker in sorted({worker for run in found for worker in run}):
+            means = [np.mean([run.get(worker, {}).get(other, 0.0) for run in found]) for other in others]
+            rows.append((arm, str(worker), *(f"{mean:.3g}" for mean in means)))
+    head = ("arm", "worker", *(f"for {other}" if other >= 0 else "for others" for other in others))
+    note = "Mean over runs. For itself: its own push was being applied."
+    return (
+        Table("Seconds that servers held a worker's pulls back, and for whom", head, tuple(rows), note)
+        if rows
+        else None
+    )
+
+
+def resource_table(summaries: Sequence[Summary]) -> Table | None:
+    """CPU, memory and network of each process, medians over runs; None where nothing was measured."""
+    rows = []
+    for one in summaries:
+        measured = [{peer.replace(":", " "): snapshot for peer, snapshot in run.peers.items()} for run in one.runs]
+        names = {*(name for found in measured for name in found)}
+        for name in sorted(names | {name for run in one.runs for name in run.outcome.processes}):
+            uses = [run.outcome.processes[name] for run in one.runs if name in run.outcome.processes]
+            peers = [found[name] for found in measured if name in found]
+            columns = (
+                [use.cpu_s for use in uses],
+                [use.peak_mb for use in uses],
+                [network_mb(peer, "sent") for peer in peers],
+                [network_mb(peer, "received") for peer in peers],
+            )
+            rows.append((one.arm, name, *(f"{np.median(column):.4g}" if column else "–" for column in columns)))
+    head = ("arm", "process", "CPU s", "peak MB", "sent MB", "received MB")
+    return Table("Processes", head, tuple(rows), "Medians over runs.") if rows else None
+
+
+def environment_table(environment: Mapping[str, object]) -> Table:
+    """As the sweep wrote it."""
+    rows = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in environment.items())
+    return Table("Where it ran", ("what", "value"), tuple(rows))
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def latex(table: Table) -> str:
+    """A table environment for the package booktabs."""
+    lines = [[_for_latex(text) for text in row] for row in (table.head, *table.rows)]
+    head, *rows = [" & ".join(line) + r" \\" for line in lines]
+    columns = "l" * len(table.head)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_for_latex(table.note)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _for_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def markdown(table: Table) -> str:
+    """A table of GitHub's kind."""
+    rows = [table.head, ("---",) * len(table.head), *table.rows]
+    return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in rows)
