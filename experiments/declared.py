@@ -20,7 +20,7 @@ def main() -> None:
     rows = max(args.kb * 250 // args.layers // 100, 1)
     values = {f"layer {i}": np.zeros((rows, 100), np.float32) for i in range(args.layers)}
     random = np.random.default_rng(1)
-    grads = {name: random.standard_normal(array.shape, np.float32) for name, array in values.items()}
+    grads = {name: random.standard_normal((rows, 100)).astype(np.float32) for name in values}
     with ps.connect() as client, suppress(ps.StoppedError):
         client.register(values)
         client.barrier()

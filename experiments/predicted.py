@@ -15,7 +15,7 @@ from ps.cli.sweep import run_sweep
 from ps.experiments.files import in_virtual_time, parse_experiment
 from ps.experiments.measures import measure as measured
 from ps.experiments.results import Results, read_results
-from ps.experiments.tables import Table, markdown
+from ps.experiments.tables import Row, Table, markdown
 from ps.predict.measure import measure
 from ps.predict.profile import Measured
 from ps.predict.simulate import predict_experiment
@@ -55,7 +55,7 @@ def step_s(results: Results, arm: str) -> float:
     return sum(steps) / len(steps) if steps else float("nan")
 
 
-def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measured]) -> list[tuple[str, ...]]:
+def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measured]) -> list[Row]:
     """Measures and predicts all arms on so many hosts, with links of so many Mbit/s."""
     folder: Path = args.out / f"{hosts}-hosts-{rate:g}-mbit"
     file = args.out / f"{folder.name}.toml"
@@ -65,7 +65,7 @@ def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measu
     run_sweep(file, folder, 1)
     results = read_results(folder)
     experiment = parse_experiment(file, in_virtual_time(file, text))
-    found = []
+    found: list[Row] = []
     for one in predict_experiment(experiment, file.parent, profiles, args.clocks):
         real_s = step_s(results, one.arm)
         figures = (f"{1e3 * real_s:.1f}", f"{1e3 * one.clock_s:.1f}", f"{100 * (one.clock_s / real_s - 1):+.1f} %")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -30,11 +30,12 @@ from ps.predict.profile import QUANTILES, Check, Codec, Cost, Costs, Measured, T
 from ps.sim.network import Network
 from ps.sim.scale import Profile, simulate
 
-RUN_S = 5.0  # of each run, from the end of its first clock
+RUN_S = 4.0  # of each run, from the end of its first clock
 BEGIN_S = 30.0  # from the start of processes to the end of the first clock
 WARM_UP = 3  # steps that are not counted
 STEPS_MIN = 5  # that are
-CLOCKS = 10  # simulated, to count messages
+CLOCKS = 10  # simulated
+HALVINGS = 40  # of an interval: to 1e-12 of it
 BARE = str(Path(__file__).with_name("bare.py"))
 
 
@@ -115,14 +116,18 @@ class Sample:
         return simulate(config, self.profile(compute_s), network, CLOCKS).clock_s
 
 
-def measure(script: str, args: Sequence[str], options: Mapping[str, Any], with_check: bool = True) -> Measured:
+def measure(
+    script: str, args: Sequence[str], options: Mapping[str, Any], bare: Sample | None = None, with_check: bool = True
+) -> Measured:
     """A profile of the script, by runs of some seconds each. options: of `psctl run`, without servers and workers.
+
+    bare: steps with nothing in them, from an earlier call of `observe_bare`. with_check: whether two workers run, too.
 
     Raises: ConfigError naming what is wrong, or when a run fails or ends too early.
     """
     check_script("SCRIPT", script)
     config = RunConfig.check({**options, "consistency": "bsp"})
-    bare = observe(BARE, (), {}, 1)
+    bare = observe_bare() if bare is None else bare
     one = observe(script, args, options, 1)
     costs = fitted(bare, one)
     check = None
@@ -149,18 +154,38 @@ def fitted(bare: Sample, one: Sample) -> Costs:
     A message costs what steps with nothing in them cost, at the server its processor time, at most half; what bytes
     cost the server is the processor time that is left; what remains of the step is that of taking in values.
     """
-    server_n = bare.predicted_s(Network(server_message_s=1.0))  # messages of a step, one after the other
-    worker_n = bare.predicted_s(Network(worker_message_s=1.0))
+    messages = bare.predicted_s(Network(server_message_s=1.0))  # that the server takes in a step
     bare_s = median(bare.steps.rest_S)
-    server = Cost.of([min(seconds, bare_s / 2) / server_n for seconds in bare.server_s])
-    worker = Cost.of([(seconds - server.median * server_n) / worker_n for seconds in bare.steps.rest_S])
+    server = Cost.of([min(seconds, bare_s / 2) / messages for seconds in bare.server_s])
     encode = Cost.of([seconds / (one.nbytes * one.push_share) for seconds in one.steps.encode_S])
     messages_s = one.predicted_s(Network(server_message_s=server.median))
     apply = Cost.of([(min(s, median(one.steps.rest_S)) - messages_s) / one.nbytes for s in one.server_s])
-    known = Costs(worker_message_s=worker, server_message_s=server, encode_s_per_byte=encode, apply_s_per_byte=apply)
-    left_s = one.predicted_s(known.on(Network())) - median(one.steps.encode_S)
-    decode = Cost.of([(seconds - left_s) / (one.nbytes * one.pull_share) for seconds in one.steps.rest_S])
-    return known.model_copy(update={"decode_s_per_byte": decode})
+    known = Costs(server_message_s=server, encode_s_per_byte=encode, apply_s_per_byte=apply)
+    known = known.model_copy(update={"worker_message_s": _rest_of(bare, known, "worker_message_s")})
+    return known.model_copy(update={"decode_s_per_byte": _rest_of(one, known, "decode_s_per_byte")})
+
+
+def _rest_of(sample: Sample, known: Costs, name: str) -> Cost:
+    """The cost of this name with which steps take as long as they took, the others being known: by bisection, as what
+    overlaps depends on it. A step grows with it by itself or more."""
+    encode_s, network = median(sample.steps.encode_S), known.on(Network())
+
+    def solved(rest_s: float) -> float:
+        low, high = 0.0, rest_s + encode_s
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried: dict[str, Any] = {name: middle}
+            step_s = sample.predicted_s(replace(network, **tried))
+            low, high = (middle, high) if step_s < rest_s + encode_s else (low, middle)
+        return high
+
+    low, mid, high = np.percentile(sample.steps.rest_S, (5, 50, 95)).tolist()
+    return Cost(low=solved(low), median=solved(mid), high=solved(high))
+
+
+def observe_bare() -> Sample:
+    """Steps with nothing in them: they are the same for every script."""
+    return observe(BARE, (), {}, 1)
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def predict(arm: str, config: RunConfig, profile: Measured, network: Network, cl
         clock_s=float(clock_CW.mean()),
         clock_p95_s=float(np.percentile(clock_CW, 95)),
         commits_per_s=commits / len(profile.keyspace.slices) / seconds if seconds else float("inf"),
-        step_bytes=outcome.bytes / (clocks * config.workers),
+        step_bytes=(outcome.bytes / config.workers - profile.nbytes * profile.pull_share) / clocks,  # without the start
         staleness=sum(age * count for age, count in stale.items()) / commits if commits else 0.0,
         staleness_max=max(stale, default=0),
         waited_for=_waited_for(outcome),
