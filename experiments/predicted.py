@@ -9,19 +9,21 @@ Each host has a worker and a server. Both ways use the same experiment files: `p
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from statistics import median
 
 from ps.cli.sweep import run_sweep
 from ps.experiments.files import in_virtual_time, parse_experiment
-from ps.experiments.measures import measure as measured
 from ps.experiments.results import Results, read_results
 from ps.experiments.tables import Row, Table, markdown
-from ps.predict.measure import measure
+from ps.predict.measure import WARM_UP, measure
 from ps.predict.profile import Measured
 from ps.predict.simulate import predict_experiment
 
 SCRIPT = Path(__file__).with_name("declared.py")
 COMPRESSIONS = ("none", "onebit")
+INTERRUPTED = 130
 FILE = """
 name = "predicted-{hosts}-{rate:g}"
 script = "{script}"
@@ -34,6 +36,7 @@ timeout_s = 300.0
 workers = {hosts}
 servers = "colocated"
 compute_s = {compute_s}
+trace = true
 
 [links]
 rate_mbit = {rate}
@@ -50,9 +53,15 @@ best = "max"
 
 
 def step_s(results: Results, arm: str) -> float:
-    """Seconds of a step of an arm, the mean over its seeds; NaN where it has failed."""
-    steps = [measured(run, results.experiment.report).step_s for run in results.final(arm) if run.problem is None]
-    return sum(steps) / len(steps) if steps else float("nan")
+    """Median seconds of a step, over all workers and seeds of an arm; NaN where it has failed."""
+    found = [
+        span.end - span.start
+        for run in results.final(arm)
+        for peer, snapshot in run.peers.items()
+        if run.problem is None and peer.startswith("worker:")
+        for span in [span for span in snapshot.spans if span.name == "step"][WARM_UP:]
+    ]
+    return median(found) if found else float("nan")
 
 
 def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measured]) -> list[Row]:
@@ -62,7 +71,8 @@ def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measu
     options = {"compute_s": args.compute_s, "kb": args.kb, "clocks": args.clocks, "delay_ms": args.delay_ms}
     text = FILE.format(script=SCRIPT, hosts=hosts, rate=float(rate), **options)
     file.write_text(text)
-    run_sweep(file, folder, 1)
+    if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
+        sys.exit(code)
     results = read_results(folder)
     experiment = parse_experiment(file, in_virtual_time(file, text))
     found: list[Row] = []
@@ -79,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, nargs="+", default=[2, 3, 4, 6])
     parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 1000.0], help="Mbit/s")
-    parser.add_argument("--delay-ms", type=float, default=0.2)
+    parser.add_argument("--delay-ms", type=float, default=0.0)
     parser.add_argument("--compute-s", type=float, default=0.05)
     parser.add_argument("--kb", type=int, default=1600)
     parser.add_argument("--clocks", type=int, default=100)

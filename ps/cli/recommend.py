@@ -7,8 +7,9 @@ import typer
 from ps.cli.common import one_line
 from ps.errors import ConfigError
 from ps.experiments.files import Link
+from ps.launch.options import check_script
 from ps.predict.measure import measure, observe_bare
-from ps.predict.recommend import COMPRESSIONS, advise, in_lines, loopback_mbit
+from ps.predict.recommend import COMPRESSIONS, advise, check_servers, in_lines, loopback_mbit
 
 RATE_HELP = "Of each host's link. [default: that of this machine with itself, measured]"
 SERVERS_HELP = "Those to compare: colocated, one beside each worker; a number, on the first hosts."
@@ -32,6 +33,8 @@ def recommend(
     """
     if rate_mbit is not None and not 0 < rate_mbit < float("inf"):
         raise ConfigError(f"--rate-mbit: expected a finite number > 0, got {rate_mbit}")
+    check_script("SCRIPT", script)
+    check_servers(servers.split(","), hosts)
     link = Link(rate_mbit=loopback_mbit() if rate_mbit is None else rate_mbit, delay_ms=delay_ms)
     own, given, bare = args or [], {} if optimizer is None else {"optimizer": optimizer}, observe_bare()
     profiles = {

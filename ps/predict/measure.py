@@ -34,8 +34,8 @@ RUN_S = 4.0  # of each run, from the end of its first clock
 BEGIN_S = 30.0  # from the start of processes to the end of the first clock
 WARM_UP = 3  # steps that are not counted
 STEPS_MIN = 5  # that are
-CLOCKS = 10  # simulated
-HALVINGS = 40  # of an interval: to 1e-12 of it
+CLOCKS = 5  # simulated
+HALVINGS = 30  # of an interval: to 1e-9 of it
 BARE = str(Path(__file__).with_name("bare.py"))
 
 

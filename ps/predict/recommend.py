@@ -81,16 +81,20 @@ def settings(servers: Sequence[str]) -> list[Setting]:
     return [Setting(model, codec, each) for model in MODELS for codec in COMPRESSIONS for each in servers]
 
 
+def check_servers(servers: Sequence[str], hosts: int) -> None:
+    """Raises: ConfigError for a number of servers that makes no sense."""
+    for each in servers:
+        if each != COLOCATED and not (each.isdecimal() and 1 <= int(each) <= hosts):
+            raise ConfigError(f"--servers: expected {COLOCATED}, or 1 to {hosts}, one on a host, got {each!r}")
+
+
 def advise(
     profiles: Mapping[str, Measured], hosts: int, link: Link, servers: Sequence[str], optimizer: str | None = None
 ) -> Advice:
     """profiles: by compression; one that is missing leaves its settings out. hosts: each has one worker.
 
-    Raises: ConfigError when nothing is left, or a number of servers makes no sense.
+    Raises: ConfigError when nothing is left.
     """
-    for each in servers:
-        if each != COLOCATED and not (each.isdecimal() and 1 <= int(each) <= hosts):
-            raise ConfigError(f"--servers: expected {COLOCATED}, or 1 to {hosts}, one on a host, got {each!r}")
     rated = []
     for one in settings(servers):
         try:
@@ -182,9 +186,8 @@ def in_lines(advice: Advice, hosts: int, script: Sequence[str], optimizer: str |
         one = item.predicted
         figures = f"{one.step_bytes:,.0f} bytes per worker and step, {in_words(item.server_bytes)} per server"
         lines.append(f"{place_}. {item.setting}: {1e3 * one.clock_s:.4g} ms a step, {figures}")
-        given = {**item.setting.options(hosts, optimizer), "servers": item.setting.servers}
-        lines.append(f"   psctl run {flags(given)} {shlex.join(script)}")
-        lines.append(f"   psctl controller --host ADDRESS {flags(item.setting.options(hosts, optimizer))}")
+        given = flags({**item.setting.options(hosts, optimizer), "servers": item.setting.servers})
+        lines += [f"   psctl run {given} {shlex.join(script)}", f"   psctl controller --host ADDRESS {given}"]
     if not advice.use_ddp:
         lines.append(f"{ddp}; it is faster by no more than the prediction may be off, {off}, or slower")
     lines.append(

@@ -10,7 +10,7 @@ from ps.errors import ConfigError
 from ps.experiments.files import Link
 from ps.experiments.virtual import TCP_SHARE
 from ps.predict.profile import Check, Measured
-from ps.predict.recommend import advise, ddp_s, in_lines, slowest_s
+from ps.predict.recommend import advise, check_servers, ddp_s, in_lines, slowest_s
 from tests.unit.predict.profiles import profile
 
 HOSTS = 4
@@ -100,4 +100,4 @@ def test_commands_are_ready() -> None:
 @pytest.mark.parametrize("servers", ["0", "5", "many", ""])
 def test_servers_that_make_no_sense(servers: str) -> None:
     with pytest.raises(ConfigError, match="--servers: expected colocated, or 1 to 4"):
-        advise(known(), HOSTS, Link(rate_mbit=100), [servers])
+        check_servers([servers], HOSTS)
