@@ -18,7 +18,6 @@ from ps.errors import ConfigError
 from ps.experiments.files import Link
 from ps.experiments.virtual import TCP_SHARE
 from ps.keyspace import empty_map, place
-from ps.machine import in_words
 from ps.predict.profile import Measured
 from ps.predict.simulate import Predicted, predict
 from ps.sim.network import Host, Network
@@ -91,23 +90,24 @@ def check_servers(servers: Sequence[str], hosts: int) -> None:
 def advise(
     profiles: Mapping[str, Measured], hosts: int, link: Link, servers: Sequence[str], optimizer: str | None = None
 ) -> Advice:
-    """profiles: by compression; one that is missing leaves its settings out. hosts: each has one worker.
+    """profiles: by compression. The compute of `none` counts for all, as a codec has no part in it; another codec that is
+    missing leaves its settings out. hosts: each has one worker.
 
     Raises: ConfigError when nothing is left.
     """
-    rated = []
+    plain, rated = profiles["none"], []
     for one in settings(servers):
         try:
             config = RunConfig.check(one.options(hosts, optimizer))
         except ConfigError:
             continue  # this optimizer does not go with it
-        if (profile := profiles.get(one.compression)) is not None:
+        if one.compression in profiles:
+            profile = profiles[one.compression].model_copy(update={"compute_s": plain.compute_s})
             predicted = predict(str(one), config, profile, network(config, link), CLOCKS)
             rated.append(Rated(one, predicted, server_bytes(config, profile)))
     if not rated:
         raise ConfigError(f"--optimizer: expected one that a setting can run with, got {optimizer!r}")
     rated.sort(key=lambda item: item.predicted.clock_s)
-    plain = profiles["none"]
     error = ERROR_MIN if plain.check is None else max(ERROR_MIN, plain.check.error)
     return Advice(rated, ddp_s(plain, hosts, link), error)
 
@@ -184,18 +184,18 @@ def in_lines(advice: Advice, hosts: int, script: Sequence[str], optimizer: str |
         lines.append(f"use DDP: {ddp}; the best setting here takes {1e3 * best:.4g} ms, more than {off} longer")
     for place_, item in enumerate(advice.rated[:BEST], 1):
         one = item.predicted
-        figures = f"{one.step_bytes:,.0f} bytes per worker and step, {in_words(item.server_bytes)} per server"
+        figures = f"{one.step_bytes:,.0f} bytes per worker and step, {item.server_bytes / 1e6:,.1f} MB per server"
         lines.append(f"{place_}. {item.setting}: {1e3 * one.clock_s:.4g} ms a step, {figures}")
         given = flags({**item.setting.options(hosts, optimizer), "servers": item.setting.servers})
         lines += [f"   psctl run {given} {shlex.join(script)}", f"   psctl controller --host ADDRESS {given}"]
     if not advice.use_ddp:
-        lines.append(f"{ddp}; it is faster by no more than the prediction may be off, {off}, or slower")
-    lines.append(
-        "psctl run is for this machine. With psctl controller, PS_KEY set everywhere, as many servers as it says"
-    )
-    lines.append("and a worker per host: psctl server --controller ADDRESS:7070 --listen HOST:0")
-    lines.append(f"                       psctl worker --controller ADDRESS:7070 {shlex.join(script)}")
-    return lines
+        lines.append(f"{ddp}: not faster by more than a prediction may be off, {off}")
+    return [
+        *lines,
+        "psctl run is for this machine. On several, with PS_KEY set: the controller, a server on each of the first hosts",
+        "(colocated: of all), a worker on each: psctl server --controller ADDRESS:7070 --listen HOST:0",
+        f"                                       psctl worker --controller ADDRESS:7070 {shlex.join(script)}",
+    ]
 
 
 def flags(options: Mapping[str, Any]) -> str:

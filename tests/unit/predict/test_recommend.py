@@ -39,6 +39,13 @@ def test_a_slow_link_takes_few_bytes_seldom() -> None:
     assert not found.use_ddp
 
 
+def test_a_codec_has_no_part_in_computing() -> None:
+    """Its profile was measured at another moment."""
+    slower = {name: made.model_copy(update={"compute_s": [5.0]}) for name, made in known().items() if name != "none"}
+    found = advise(known() | slower, HOSTS, Link(rate_mbit=100), BOTH)
+    assert all(item.predicted.clock_s < 5.0 for item in found.rated)
+
+
 def test_a_fast_link_and_slow_codecs_take_none() -> None:
     """1 MB takes 1 s to encode, and 1 ms to travel: every model runs without a codec."""
     found = advise(known(costly=1e-6, compute_s=0.01), HOSTS, Link(rate_mbit=10_000), BOTH)
