@@ -57,6 +57,7 @@ METRICS: dict[str, Metric] = {
     "apply": Metric("span", "seconds", "A commit of one slice.", ("shard", "slice", "bytes")),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
     "slices": Metric("gauge", "slices", "Slices that a server steps."),
+    "cpu": Metric("gauge", "seconds", "Processor time of the process so far."),
     "lr": Metric("gauge", "rate", "The learning rate at the last pull."),
 }
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "doctor": "ps.cli.doctor",
     "key": "ps.cli.key",
     "sweep": "ps.cli.sweep",
+    "profile": "ps.cli.profile",
+    "simulate": "ps.cli.simulate",
+    "recommend": "ps.cli.recommend",
     "report": "ps.cli.report",
     "trace": "ps.cli.trace",
 }

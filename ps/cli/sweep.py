@@ -51,13 +51,20 @@ def sweep(
     if check:
         print(f"{file}: {cells} cells, {experiment.world}; results go to {folder}")
         return 0
+    return run_sweep(file, folder, jobs)
+
+
+def run_sweep(file: Path, folder: Path, jobs: int | None, virtual: bool = False) -> int:
+    """Runs what is missing in the folder; the exit code. virtual: in virtual time, whatever world the file says."""
     need("pyarrow")
     with Shown() as view:
-        work = Sweep(file, folder, jobs_for(experiment, jobs), view)
+        work = Sweep(file, folder, 1, view, virtual)
+        work.jobs = jobs_for(work.experiment, jobs)
         work.prepare()
         fine = work.run()
     if work.failed:
-        print(f"psctl sweep: {len(work.failed)} of {cells} cells have failed; each has its output.log", file=sys.stderr)
+        count = f"{len(work.failed)} of {work.total} cells have failed"
+        print(f"psctl sweep: {count}; each has its output.log", file=sys.stderr)
     print(f"results in {folder}; psctl report {folder} shows them")
     return 130 if work.stopped else int(not fine)
 

@@ -22,6 +22,7 @@ from ps.control.logs import Logged
 from ps.control.rpc import OPTIONS, SERVICE, add_port, aio, grpc
 from ps.errors import ConfigError
 from ps.key import Key
+from ps.keyspace import Parameter
 from ps.messages import TEXT_MAX
 from ps.wire import JOB_BYTES
 
@@ -101,6 +102,10 @@ class ControlServer:
         script, args, by, begun of the job that was submitted, or None.
         """
         return self._in_loop(self._report)
+
+    def parameters(self) -> list[Parameter]:
+        """All that were registered so far."""
+        return self._in_loop(lambda: list(self._hub.core.batches.keyspace.parameters))
 
     def stop(self, reason: str, failed: bool = False) -> None:
         """Ends the job: workers finish their clock, then everybody is told goodbye. The second does nothing."""

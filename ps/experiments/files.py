@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ Best = Literal["max", "min"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Values = Annotated[list[Setting], Field(min_length=1)]
+_WORLD = re.compile(r"""(?m)^(\s*world\s*=\s*)("\w*"|'\w*')""")
 
 
 class Section(BaseModel):
@@ -150,7 +152,25 @@ class Experiment(Section):
 
 def read_experiment(path: Path) -> Experiment:
     """The experiment of a file. Raises: ConfigError naming file and field, or the line where it is no TOML."""
-    source = read_text(str(path))
+    return parse_experiment(path, read_text(str(path)))
+
+
+def in_virtual_time(path: Path, source: str) -> str:
+    """The text of an experiment file with world = "virtual" wherever it says another world.
+
+    Raises: ConfigError where that cannot be told from the text, or the experiment makes no sense there.
+    """
+    changed = _WORLD.sub(r'\1"virtual"', source)
+    experiment = parse_experiment(path, changed)
+    if experiment.world != "virtual" or (
+        experiment.tune is not None and experiment.tune.world not in (None, "virtual")
+    ):
+        raise ConfigError(f'{path}: world: expected lines of their own such as world = "netlab", got another spelling')
+    return changed
+
+
+def parse_experiment(path: Path, source: str) -> Experiment:
+    """As `read_experiment`, of a text that the file at `path` holds, or would."""
     try:
         return Experiment.model_validate(tomllib.loads(source))
     except tomllib.TOMLDecodeError as error:

@@ -18,7 +18,8 @@ from ps.errors import ConfigError
 from ps.experiments import netlab
 from ps.experiments.cells import Cell, Settings, arms, check_cells, final_cells, tuning_cells
 from ps.experiments.environment import environment
-from ps.experiments.files import Experiment, Tune, read_experiment
+from ps.experiments.files import Experiment, Tune, in_virtual_time, parse_experiment, read_experiment
+from ps.launch.files import read_text
 from ps.launch.supervisor import Exit, Supervisor
 
 FOLDER = "ps-sweeps"
@@ -52,16 +53,20 @@ class Sweep:
     folder: Path
     jobs: int
     view: View
+    virtual: bool = False  # in virtual time, whatever world the file says
     experiment: Experiment = field(init=False)
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
     stopped: bool = False
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
-    _total: int = 0
+    total: int = 0
 
     def __post_init__(self) -> None:
-        self.experiment = read_experiment(self.path)
-        self._total = check_cells(self.experiment, self.path.parent)
+        self._source = read_text(str(self.path))
+        if self.virtual:
+            self._source = in_virtual_time(self.path, self._source)
+        self.experiment = parse_experiment(self.path, self._source)
+        self.total = check_cells(self.experiment, self.path.parent)
         if self.experiment.world == "netlab" and (why := netlab.missing()) is not None:
             raise ConfigError(f"{self.path}: world: {why}; or choose world = virtual")
 
@@ -70,20 +75,19 @@ class Sweep:
 
         Raises: ConfigError when it belongs to another experiment, or cannot be written.
         """
-        source = self.path.read_bytes()
         copy = self.folder / "experiment.toml"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not copy.exists():
                 if any(self.folder.iterdir()):
                     raise ConfigError(f"{self.folder}: expected no files, or those of a sweep, got others; use --out")
-                copy.write_bytes(source)
+                copy.write_text(self._source)
                 described = json.dumps(environment(self.path.parent), indent=1)
                 (self.folder / "environment.json").write_text(described)
             elif read_experiment(copy).name != self.experiment.name:
                 raise ConfigError(f"{self.folder}: expected results of {self.experiment.name}, got others; use --out")
             else:
-                copy.write_bytes(source)  # cells are told apart by what they are: those that are the same stay
+                copy.write_text(self._source)  # cells are told apart by what they are: those that are the same stay
         except OSError as error:
             raise ConfigError(f"{self.folder}: expected a folder to write in, got {error.strerror or error}") from None
 
@@ -119,7 +123,7 @@ class Sweep:
                     for exit in supervisor.wait(TICK_S):
                         self.take(running.pop(exit.name), exit)
                     self.look_at_time(running, supervisor)
-                    self.view.progress(self._done, self._total, len(running), self.left_s(running))
+                    self.view.progress(self._done, self.total, len(running), self.left_s(running))
         except OSError as error:
             self.stopped = True
             self.view.say(f"stopped: {error}; what has finished stays: make room, and start the same sweep again")
@@ -178,7 +182,7 @@ class Sweep:
             return None
         each, now = statistics.mean(self._took_s), time.monotonic()
         begun = sum(max(each - (now - item.began), 0.0) for item in running.values())
-        later = self._total - self._done - len(running)
+        later = self.total - self._done - len(running)
         return (later * each + begun) / self.jobs
 
 

@@ -108,8 +108,9 @@ class Run:
         for shard in range(self.config.servers):
             env = server_environment(self.env, shard, self.options.script)
             place = self.options.place(f"server {shard}")
-            # Beside the workers that are all here, no port at all.
-            at = endpoint(self.control.job, shard) if self.options.is_colocated else f"{place.address}:0"
+            # Beside the workers that are all here, no port at all; a host of its own has its names for itself.
+            named = self.options.is_colocated and not place.command
+            at = endpoint(self.control.job, shard) if named else f"{place.address}:0"
             record = ["--record", self.options.record] if self.options.record is not None else []
             self.supervisor.start(f"server {shard}", [*place.command, *self.server, "--listen", at, *record], env)
         for rank in range(self.config.workers):

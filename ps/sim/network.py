@@ -63,6 +63,7 @@ class Network:
     place: Mapping[str, str] = field(default_factory=dict)  # "worker:0" -> name of a host
     frame_bytes: int = 0  # beside header and buffers of each message: what TCP, IP and the card add
     encode_s_per_byte: float = 0.0  # a worker's seconds per byte of a push, before it leaves
+    decode_s_per_byte: float = 0.0  # a worker's seconds per byte that it takes in, as it travelled
     apply_s_per_byte: float = 0.0  # a server's seconds per byte of every push in a commit, as values
     worker_message_s: float = 0.0  # a worker's seconds per data message that it sends or takes in
     server_message_s: float = 0.0  # a server's seconds per message that it takes in
@@ -88,6 +89,10 @@ class Network:
     def encode_s(self, nbytes: int) -> float:
         """A worker's seconds for one data message with so many bytes in buffers."""
         return self.worker_message_s + self.encode_s_per_byte * nbytes
+
+    def decode_s(self, nbytes: int) -> float:
+        """A worker's seconds for taking in one data message with so many bytes in buffers."""
+        return self.worker_message_s + self.decode_s_per_byte * nbytes
 
     def apply_s(self, shard: Shard, commits: list[Commit]) -> float:
         """A server's seconds for these commits."""

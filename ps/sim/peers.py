@@ -120,7 +120,7 @@ class ShardPeer:
 
     def _hand_over(self, to: PeerId, bodies: list[Any], nbytes: int) -> None:
         worker = self.cluster.workers[int(to[7:])]
-        self.cluster.send(self.peer, to, bodies, nbytes, partial(worker.arrive, self.number, bodies))
+        self.cluster.send(self.peer, to, bodies, nbytes, partial(worker.arrive, self.number, bodies, nbytes))
 
 
 class _Calm(Resends):
@@ -151,13 +151,13 @@ class WorkerPeer:
             self.session.handle(shard, server.welcome(self.session.rank), 0.0)
         self.all_S: Int64 = np.arange(len(cluster.nbytes_S))
         self.is_over = self._waits = False
-        self._inbox: deque[tuple[int, list[Any]]] = deque()
+        self._inbox: deque[tuple[int, list[Any], int]] = deque()
         self._posted: dict[PeerId, list[Any]] = {}
         self._steps = self._train()
 
-    def arrive(self, shard: int, bodies: list[Any]) -> None:
-        """A message is there."""
-        self._inbox.append((shard, bodies))
+    def arrive(self, shard: int, bodies: list[Any], nbytes: int) -> None:
+        """A message is there, with so many bytes in buffers."""
+        self._inbox.append((shard, bodies, nbytes))
         if self._waits:
             self.go_on()
 
@@ -242,8 +242,8 @@ class WorkerPeer:
         yield from self._flush()
 
     def _take(self) -> Steps:
-        shard, bodies = self._inbox.popleft()
-        if seconds := self.cluster.network.worker_message_s:
+        shard, bodies, nbytes = self._inbox.popleft()
+        if seconds := self.cluster.network.decode_s(nbytes):
             yield seconds
         for body in bodies:
             self._perform(self.session.handle(shard, body, self.cluster.now))

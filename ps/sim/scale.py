@@ -49,7 +49,7 @@ SIZED: dict[type[Any], tuple[str, ...]] = {  # the fields of each message whose 
 class Profile:
     """What one step of a worker is made of.
 
-    parameters: name -> shape, float32; they are cut into slices and placed as in any run.
+    parameters: name -> shape; they are cut into slices and placed as in any run. dtypes: of those not float32.
     compute: seconds of the next step of this rank, drawn from the rank's own random numbers.
     push_share, pull_share: of the bytes of a slice those that travel; below 1 where a codec is at work.
     """
@@ -58,6 +58,7 @@ class Profile:
     compute: Callable[[int, Random], float] = lambda rank, random: 0.0
     push_share: float = 1.0
     pull_share: float = 1.0
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("push_share", "pull_share"):
@@ -138,7 +139,9 @@ class Cluster(Timeline):
         self.wires = Wires(network, self)
         self.outcome = Outcome(np.zeros((clocks + 1, config.workers)))
         self.keyspace = Keyspace()
-        self.keyspace.extend([Parameter(name, shape, "float32") for name, shape in profile.parameters.items()])
+        self.keyspace.extend(
+            [Parameter(name, shape, profile.dtypes.get(name, "float32")) for name, shape in profile.parameters.items()]
+        )
         self.placed = place(self.keyspace.slices, empty_map(config.servers))
         self.nbytes_S = np.array([one.nbytes for one in self.keyspace.slices], np.int64)
         self.push_bytes = np.ceil(self.nbytes_S * profile.push_share).astype(np.int64)

@@ -60,7 +60,7 @@ class Script:
             return None
         sender, message = self.inbox.popleft()
         if self._costs is not None and sender != CONTROLLER:
-            self._busy(self._costs.worker_message_s)
+            self._busy(self._costs.decode_s(sum(buffer.nbytes for buffer in message.buffers)))
         return sender, message
 
     def is_known_as(self, address: PeerId) -> None:

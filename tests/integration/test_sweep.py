@@ -241,8 +241,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("netlab") is None, reason="needs root and the command netlab")
-def test_hosts_with_links(tmp_path: Path) -> None:
-    text = real("netlab")
+@pytest.mark.parametrize("servers", ["1", '"colocated"'])
+def test_hosts_with_links(tmp_path: Path, servers: str) -> None:
+    text = real("netlab").replace("[run]", f"[run]\nservers = {servers}")
     began = time.monotonic()
     done = sweep(tmp_path, text.replace('"bsp", "async"', '"bsp"') + "[links]\nrate_mbit = 100\n", "--jobs", "1")
     assert done.returncode == 0, done.stderr

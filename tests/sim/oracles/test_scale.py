@@ -29,6 +29,7 @@ BUSY = Network(
     encode_s_per_byte=2e-8,
     apply_s_per_byte=3e-8,
     worker_message_s=3e-4,
+    decode_s_per_byte=2e-9,
     server_message_s=2e-4,
 )
 CLOCKS, SEED = 6, 11

@@ -1,0 +1,250 @@
+"""`psctl profile`: three short runs on this machine, and what a step costs by what they say of themselves.
+
+All under `bsp`, with one server, traced. Steps with nothing in them, by one worker; those of the script, by one worker;
+and by two, of which only the step is kept, as a check. A step is what the worker computes, what it encodes, and the
+rest: until pushes have gone and values are there. What the rest consists of follows from the simulator, which knows how
+many messages a step takes, and from the processor time of the server.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ps.config import RunConfig
+from ps.control.service import ControlServer
+from ps.errors import ConfigError
+from ps.keyspace import Keyspace, Parameter, Slice
+from ps.launch.options import RunOptions, check_script
+from ps.launch.run import run_cluster
+from ps.metrics import Snapshot, Span, series
+from ps.predict.profile import QUANTILES, Check, Codec, Cost, Costs, Measured, Tensor
+from ps.sim.network import Network
+from ps.sim.scale import Profile, simulate
+
+RUN_S = 4.0  # of each run, from the end of its first clock
+BEGIN_S = 30.0  # from the start of processes to the end of the first clock
+WARM_UP = 3  # steps that are not counted
+STEPS_MIN = 5  # that are
+CLOCKS = 5  # simulated
+HALVINGS = 30  # of an interval: to 1e-9 of it
+BARE = str(Path(__file__).with_name("bare.py"))
+
+
+class Watching(ControlServer):
+    """A controller that keeps what peers have told of themselves, and ends the run in time."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config, hold=True)
+        self.told: dict[str, list[dict[str, Any]]] = {}  # peer -> what it has measured, each time that it told
+        self._began = time.monotonic()
+
+    def status(self) -> dict[str, Any]:
+        """As ever."""
+        found = super().status()
+        for peer, plain in found["metrics"].items():
+            told = self.told.setdefault(peer, [])
+            if not told or told[-1] != plain:
+                told.append(plain)
+        now, began = time.monotonic(), found["began_at"]
+        if now > (self._began + BEGIN_S if began is None else began + RUN_S) and found["stopped"] is None:
+            self.stop("it has been measured" if began is not None else f"no step ended in {BEGIN_S:g} s", began is None)
+        return found
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What workers did in each step, in seconds. S: steps of all workers."""
+
+    step_S: Sequence[float]
+    compute_S: Sequence[float]
+    encode_S: Sequence[float]
+
+    @property
+    def rest_S(self) -> list[float]:
+        """Until pushes have gone and values are there, without encoding."""
+        return [step - compute - encode for step, compute, encode in zip(*self._columns, strict=True)]
+
+    @property
+    def _columns(self) -> tuple[Sequence[float], ...]:
+        return self.step_S, self.compute_S, self.encode_S
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run. server_s: processor time of the server per clock, each time that it told; shares: as in a profile."""
+
+    parameters: list[Parameter]
+    steps: Steps
+    server_s: Sequence[float]
+    push_share: float = 1.0
+    pull_share: float = 1.0
+
+    @property
+    def slices(self) -> list[Slice]:
+        """All that are stepped."""
+        keyspace = Keyspace()
+        keyspace.extend(list(self.parameters))
+        return keyspace.slices
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+        return sum(one.nbytes for one in self.slices)
+
+    def profile(self, compute_s: float = 0.0) -> Profile:
+        """Of the simulator: every step computes so long."""
+        return Profile(
+            {one.name: one.shape for one in self.parameters},
+            lambda rank, random: compute_s,
+            self.push_share,
+            self.pull_share,
+            {one.name: one.dtype for one in self.parameters},
+        )
+
+    def predicted_s(self, network: Network, compute_s: float = 0.0, workers: int = 1) -> float:
+        """Seconds of a step by the simulator."""
+        config = RunConfig(servers=1, workers=workers)
+        return simulate(config, self.profile(compute_s), network, CLOCKS).clock_s
+
+
+def measure(
+    script: str, args: Sequence[str], options: Mapping[str, Any], bare: Sample | None = None, with_check: bool = True
+) -> Measured:
+    """A profile of the script, by runs of some seconds each. options: of `psctl run`, without servers and workers.
+
+    bare: steps with nothing in them, from an earlier call of `observe_bare`. with_check: whether two workers run, too.
+
+    Raises: ConfigError naming what is wrong, or when a run fails or ends too early.
+    """
+    check_script("SCRIPT", script)
+    config = RunConfig.check({**options, "consistency": "bsp"})
+    bare = observe_bare() if bare is None else bare
+    one = observe(script, args, options, 1)
+    costs = fitted(bare, one)
+    check = None
+    if with_check:
+        two = observe(script, args, options, 2)
+        predicted_s = one.predicted_s(costs.on(Network()), median(two.steps.compute_S), workers=2)
+        check = Check(measured_s=median(two.steps.step_S), predicted_s=predicted_s)
+    quantiles = np.quantile(one.steps.compute_S, np.linspace(0, 1, QUANTILES + 1)).tolist()
+    return Measured(
+        script=" ".join([script, *args]),
+        codec=Codec.of(config),
+        parameters=[Tensor(name=each.name, shape=list(each.shape), dtype=each.dtype) for each in one.parameters],
+        compute_s=quantiles,
+        push_share=one.push_share,
+        pull_share=one.pull_share,
+        costs=costs,
+        check=check,
+    )
+
+
+def fitted(bare: Sample, one: Sample) -> Costs:
+    """The costs with which the simulator takes as long for these steps as they took.
+
+    A message costs what steps with nothing in them cost, at the server its processor time, at most half; what bytes
+    cost the server is the processor time that is left; what remains of the step is that of taking in values.
+    """
+    messages = bare.predicted_s(Network(server_message_s=1.0))  # that the server takes in a step
+    bare_s = median(bare.steps.rest_S)
+    server = Cost.of([min(seconds, bare_s / 2) / messages for seconds in bare.server_s])
+    encode = Cost.of([seconds / (one.nbytes * one.push_share) for seconds in one.steps.encode_S])
+    messages_s = one.predicted_s(Network(server_message_s=server.median))
+    apply = Cost.of([(min(s, median(one.steps.rest_S)) - messages_s) / one.nbytes for s in one.server_s])
+    known = Costs(server_message_s=server, encode_s_per_byte=encode, apply_s_per_byte=apply)
+    known = known.model_copy(update={"worker_message_s": _rest_of(bare, known, "worker_message_s")})
+    return known.model_copy(update={"decode_s_per_byte": _rest_of(one, known, "decode_s_per_byte")})
+
+
+def _rest_of(sample: Sample, known: Costs, name: str) -> Cost:
+    """The cost of this name with which steps take as long as they took, the others being known: by bisection, as what
+    overlaps depends on it. A step grows with it by itself or more."""
+    encode_s, network = median(sample.steps.encode_S), known.on(Network())
+
+    def solved(rest_s: float) -> float:
+        low, high = 0.0, rest_s + encode_s
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried: dict[str, Any] = {name: middle}
+            step_s = sample.predicted_s(replace(network, **tried))
+            low, high = (middle, high) if step_s < rest_s + encode_s else (low, middle)
+        return high
+
+    low, mid, high = np.percentile(sample.steps.rest_S, (5, 50, 95)).tolist()
+    return Cost(low=solved(low), median=solved(mid), high=solved(high))
+
+
+def observe_bare() -> Sample:
+    """Steps with nothing in them: they are the same for every script."""
+    return observe(BARE, (), {}, 1)
+
+
+# ---- one run --------------------------------------------------------------------------------------------------------
+
+
+def observe(script: str, args: Sequence[str], options: Mapping[str, Any], workers: int) -> Sample:
+    """Runs the script for some seconds with one server. Raises: ConfigError."""
+    made: list[Watching] = []
+
+    def control(config: RunConfig) -> Watching:
+        made.append(Watching(config))
+        return made[-1]
+
+    config = {**options, "consistency": "bsp", "servers": 1, "workers": workers, "trace": True}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = RunOptions(script, tuple(args), config, log_dir=folder, log_to="jsonl", quiet=True)
+        code = run_cluster(asked, make_control=control)
+    if code:
+        raise ConfigError(f"{script}: expected a run of some steps, got one that ended with exit code {code}")
+    steps, server = [], [Snapshot.from_dict(plain) for plain in made[0].told.get("server:0", [])]
+    snapshots = [Snapshot.from_dict(made[0].told[f"worker:{rank}"][-1]) for rank in range(workers)]
+    for snapshot in snapshots:
+        steps += list(steps_of(snapshot.spans))[WARM_UP:]
+    if len(steps) < STEPS_MIN:
+        raise ConfigError(f"{script}: expected {WARM_UP + STEPS_MIN} steps or more to measure, got {len(steps)}")
+    parameters = made[0].parameters()
+    sample = Sample(parameters, Steps(*zip(*steps, strict=True)), [])
+    slices = len(sample.slices)
+    shares = [sum(one.total(f"{way}_bytes") for one in snapshots) / sample.nbytes for way in ("push", "pull")]
+    clocks = sum(one.histograms[series("compute")].n for one in snapshots)
+    return Sample(
+        parameters, sample.steps, list(server_seconds(server, slices)), shares[0] / clocks, shares[1] / clocks
+    )
+
+
+def steps_of(spans: Sequence[Span]) -> Iterator[tuple[float, float, float]]:
+    """Seconds of each step of one worker, and of these what it computed, and what it encoded."""
+    inside = [span for span in spans if span.name in ("blocked", "push", "encode")]
+    for step in (span for span in spans if span.name == "step"):
+        mine = [span for span in inside if step.start <= span.start < step.end]
+        if mine and min(span.start for span in inside) < step.start:  # else its first spans are gone already
+            waits = [(span.start, span.end) for span in mine if span.name != "encode"]
+            encode_s = sum(span.end - span.start for span in mine if span.name == "encode")
+            yield step.end - step.start, step.end - step.start - _covered(waits), encode_s
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds within any of these."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(stop - max(start, end), 0.0)
+        end = max(end, stop)
+    return total
+
+
+def server_seconds(told: Sequence[Snapshot], slices: int) -> Iterator[float]:
+    """Processor seconds per clock, between two times that a server has told of itself."""
+    key = series("cpu")
+    for before, after in pairwise(told[1:]):
+        clocks = (after.total("applies") - before.total("applies")) / slices
+        if clocks > 0:
+            yield (after.gauges[key] - before.gauges[key]) / clocks

@@ -1,0 +1,113 @@
+"""Profiles: costs are found again that steps were made with, and files say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ps.errors import ConfigError
+from ps.keyspace import Parameter
+from ps.metrics import Metrics, Snapshot, Span
+from ps.predict.measure import Sample, Steps, fitted, server_seconds, steps_of
+from ps.predict.profile import Check, Measured, read_profile, write_profile
+from ps.sim.network import Network
+from tests.unit.predict.profiles import profile
+
+MADE = Network(
+    encode_s_per_byte=3e-9,
+    decode_s_per_byte=2e-9,
+    apply_s_per_byte=5e-9,
+    worker_message_s=3e-4,
+    server_message_s=2e-4,
+)
+SHARE = 0.25  # of the bytes travels
+
+
+def sample(shape: tuple[int, ...], compute_s: float) -> Sample:
+    """What a run by MADE says of itself: times by the simulator, processor time by hand."""
+    plain = Sample([Parameter("w", shape, "float32")], Steps([], [], []), [], SHARE, SHARE)
+    encode_s = MADE.encode_s_per_byte * SHARE * plain.nbytes
+    step_s = plain.predicted_s(MADE, compute_s)
+    server_s = MADE.server_message_s + MADE.apply_s_per_byte * plain.nbytes  # one message with push, tick and pull
+    steps = Steps([step_s] * 5, [compute_s] * 5, [encode_s] * 5)
+    return Sample(plain.parameters, steps, [server_s] * 3, SHARE, SHARE)
+
+
+def test_costs_are_found_again() -> None:
+    found = fitted(sample((1,), 0.0), sample((1000, 400), 0.05)).on(Network())
+    # Of nothing, too, the bytes cost something: four of them.
+    assert found.worker_message_s == pytest.approx(MADE.worker_message_s, rel=1e-3)
+    assert found.server_message_s == pytest.approx(MADE.server_message_s, rel=1e-3)
+    assert found.encode_s_per_byte == pytest.approx(MADE.encode_s_per_byte, rel=1e-6)
+    assert found.apply_s_per_byte == pytest.approx(MADE.apply_s_per_byte, rel=1e-3)
+    assert found.decode_s_per_byte == pytest.approx(MADE.decode_s_per_byte, rel=1e-3)
+
+
+def test_a_step_is_compute_encoding_and_the_rest() -> None:
+    """Waits and pushes may lie in one another; a step whose first spans are gone is none."""
+    spans = [
+        Span(0.0, 1.0, "step", ()),
+        Span(1.0, 2.0, "step", ()),
+        Span(0.9, 1.0, "blocked", ()),
+        Span(1.0, 1.2, "blocked", ()),
+        Span(1.5, 1.9, "push", ()),
+        Span(1.55, 1.65, "encode", ()),
+        Span(1.7, 1.95, "blocked", ()),
+    ]
+    [found] = steps_of(spans)
+    assert found == pytest.approx((1.0, 1.0 - 0.2 - 0.45, 0.1))
+
+
+def test_processor_time_is_of_a_clock() -> None:
+    """Of two slices, after the first words of a server: those count what it took to start."""
+
+    def told(applies: int, cpu_s: float) -> Snapshot:
+        metrics = Metrics()
+        metrics.count("applies", applies)
+        metrics.gauge("cpu", cpu_s)
+        return metrics.snapshot()
+
+    seen = [told(0, 0.4), told(2, 1.0), told(22, 1.5), told(22, 1.6), told(42, 2.0)]
+    assert list(server_seconds(seen, slices=2)) == pytest.approx([0.05, 0.04])
+
+
+def test_a_file_gives_the_profile_back(tmp_path: Path) -> None:
+    made = profile(costs={"apply_s_per_byte": 1e-9}, check=Check(measured_s=2.0, predicted_s=1.5))
+    write_profile(made, tmp_path / "p.json")
+    assert read_profile(tmp_path / "p.json") == made
+    assert made.nbytes == 1_000_000
+    assert made.check is not None
+    assert made.check.error == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "expected JSON made by psctl profile, got none"),
+        ("[]", "expected a profile made by psctl profile, got JSON that is no object"),
+        ("{}", "version: expected 1, got None; make it again"),
+        ('{"version": 2}', "version: expected 1, got 2; make it again"),
+        ('{"version": 1, "script": "a"}', "codec: "),
+        ("\xff", "expected JSON made by psctl profile, got none"),
+        (None, "expected a profile made by psctl profile, got No such file"),
+    ],
+)
+def test_a_file_that_is_none_gets_one_line(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "p.json"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as error:
+        read_profile(path)
+    assert str(error.value).startswith(f"{path}: {words}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("push_share", 0.0), ("compute_s", []), ("compute_s", [-1.0]), ("x", 1)])
+def test_impossible_values_are_refused(tmp_path: Path, field: str, value: object) -> None:
+    plain = profile().model_dump() | {field: value}
+    (tmp_path / "p.json").write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match=f"p.json: {field}"):
+        read_profile(tmp_path / "p.json")
+    assert isinstance(profile(), Measured)
