@@ -54,8 +54,8 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
         return float((model(x).argmax(1) == y).float().mean())
 
 
-def main() -> None:
-    """One rank, until the target is reached or the clocks are over."""
+def arguments() -> argparse.Namespace:
+    """What the file of the experiment says of its arm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, default=Path(os.environ.get("PS_DATA", "../shared/data")))
@@ -69,7 +69,12 @@ def main() -> None:
     add("--every", type=float, default=0.5)
     add("--compute-s", type=float, default=0.0)
     add("--stragglers", default=None)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """One rank, until the target is reached or the clocks are over."""
+    args = arguments()
     rank, size, seed = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["PS_SEED"])
     torch.set_num_threads(1)
     torch.manual_seed(seed)
