@@ -55,7 +55,7 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    """What the file of the experiment says of its arm."""
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, default=Path(os.environ.get("PS_DATA", "../shared/data")))
@@ -64,8 +64,6 @@ def arguments() -> argparse.Namespace:
     add("--batch", type=int, default=32)
     add("--lr", type=float, default=0.3)
     add("--clocks", type=int, default=10**9)
-    add("--seconds", type=float, default=float("inf"), help="of training, at most")
-    add("--target", type=float, default=2.0, help="test accuracy at which it stops")
     add("--every", type=float, default=0.5)
     add("--compute-s", type=float, default=0.0)
     add("--stragglers", default=None)
@@ -73,7 +71,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """One rank, until the target is reached or the clocks are over."""
+    """One rank, until the clocks are over, or a stop rule of the experiment ends it."""
     args = arguments()
     rank, size, seed = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["PS_SEED"])
     torch.set_num_threads(1)
@@ -84,11 +82,10 @@ def main() -> None:
     ddp, optimizer = wrap(model, args)
     slow, every = slowdowns(args.stragglers, seed), 8 if args.arm == "accumulate" else 1
     steps = ps.data.steps_per_epoch(len(y) - VALIDATION, size, args.batch)
-    over = torch.zeros(1)
     dist.barrier()
     began, told = time.monotonic(), -args.every
 
-    def tell(clock: int) -> bool:
+    def tell(clock: int) -> None:
         found = {
             "val_accuracy": accuracy(model, x[-VALIDATION:], y[-VALIDATION:]),
             "accuracy": accuracy(model, test_x, test_y),
@@ -97,7 +94,6 @@ def main() -> None:
             for name, value in found.items():
                 row = {"time": time.monotonic() - began, "rank": rank, "clock": clock, "name": name, "value": value}
                 print(json.dumps(row), file=log)
-        return bool(found["accuracy"] >= args.target)
 
     for clock in range(args.clocks):
         if clock % steps == 0:
@@ -105,7 +101,7 @@ def main() -> None:
         at = time.monotonic()
         if rank == 0 and (now := at - began) >= told + args.every:
             told = now
-            over += float(tell(clock) or now >= args.seconds)
+            tell(clock)
             at = time.monotonic()
         mine = torch.from_numpy(parts[clock % steps])
         exchanges = (clock + 1) % every == 0
@@ -116,10 +112,6 @@ def main() -> None:
         if exchanges:
             optimizer.step()
             optimizer.zero_grad()
-        if clock % 20 == 0:  # everybody stops at the same clock
-            dist.broadcast(over, 0)
-            if over:
-                break
     if rank == 0:
         tell(args.clocks)
     dist.barrier()

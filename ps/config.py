@@ -12,13 +12,14 @@ from ps.compression.choice import Codecs
 from ps.compression.rules import AUTO, chosen, wrong_pull, wrong_push
 from ps.consistency import Consistency, consistency
 from ps.errors import ConfigError
-from ps.keyspace import Options
+from ps.keyspace import SLICE_ELEMENTS_MAX, SLICE_ELEMENTS_MIN, Options
 from ps.optim import optimizer, schedule
 from ps.optim.base import Optimizer
 from ps.optim.schedules import Schedule
 from ps.plugins import describe
 from ps.stragglers import slowdowns
 
+SliceElements = Annotated[int, Field(ge=SLICE_ELEMENTS_MIN, le=SLICE_ELEMENTS_MAX)]
 OPTIMIZER = "sgd:lr=0.1"  # of a run that names none, whose script asks for none
 
 
@@ -31,6 +32,7 @@ class ParameterRule(BaseModel, frozen=True, extra="forbid"):
     lr_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     frozen: bool | None = None
+    slice_elements: SliceElements | None = None
 
     def changes(self) -> dict[str, Any]:
         """The fields of Options that it sets."""
@@ -46,6 +48,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
     optimizer: str | None = None  # None: what the script asks for at its first `register`, else sgd:lr=0.1
     schedule: str = "constant"
     parameters: tuple[ParameterRule, ...] = ()  # where several match, the last one that sets a field
+    slice_elements: SliceElements = SLICE_ELEMENTS_MAX  # what a parameter is cut into; see ps.keyspace.Options
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of a worker's whole gradient, before error feedback
     clip_value: Annotated[float, Field(gt=0)] | None = None  # of each element, on the server at commit
     compression: str | None = None  # codec of both directions, as far as each is safe; None: as the optimizer implies
@@ -129,6 +132,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
 
         Raises: ConfigError for a codec that does not exist, or is wrong in this run.
         """
+        given = replace(given, slice_elements=min(given.slice_elements, self.slice_elements))
         for rule in self.parameters:
             if fnmatchcase(name, rule.match):
                 given = replace(given, **rule.changes())

@@ -17,7 +17,7 @@ import numpy as np
 from ps.errors import ConfigError
 from ps.types import Array, Int64
 
-SLICE_ELEMENTS_MAX = 1 << 20  # a larger parameter is cut on row boundaries; wider rows are cut inside
+SLICE_ELEMENTS_MIN, SLICE_ELEMENTS_MAX = 1 << 10, 1 << 20
 BUNDLE_MEMBER_BYTES_MAX = 4 * 1024  # a parameter under this joins a bundle: those that codecs leave raw anyway
 PARAMETER_ELEMENTS_MAX = 1 << 40
 NAME_BYTES_MAX = 512
@@ -37,7 +37,8 @@ class Options:
 
     `lr_scale` multiplies the learning rate; `weight_decay` replaces the optimizer's own (None keeps it); so do
     `push_compression` and `pull_compression` with the run's codecs; `frozen` parameters are stored and pulled, never
-    pushed.
+    pushed. A parameter is cut on row boundaries into slices of at most `slice_elements` (wider rows inside): smaller
+    ones spread over more servers, larger ones cost less. Above SLICE_ELEMENTS_MAX it is that.
     """
 
     lr_scale: float = 1.0
@@ -45,12 +46,15 @@ class Options:
     push_compression: str | None = None
     pull_compression: str | None = None
     frozen: bool = False
+    slice_elements: int = SLICE_ELEMENTS_MAX
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr_scale) and self.lr_scale >= 0):
             raise ConfigError(f"options.lr_scale: expected a finite number >= 0, got {self.lr_scale}")
         if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"options.weight_decay: expected a finite number >= 0 or None, got {self.weight_decay}")
+        if self.slice_elements < SLICE_ELEMENTS_MIN:
+            raise ConfigError(f"options.slice_elements: expected >= {SLICE_ELEMENTS_MIN}, got {self.slice_elements}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,7 @@ def _cut(batch: Sequence[Parameter], first: int) -> Iterator[Slice]:
             members = bundles.setdefault(kind, [])
             offset = members[-1].offset + members[-1].stop if members else 0
             members.append(Piece(index, 0, parameter.size, offset))
-            if offset + parameter.size > SLICE_ELEMENTS_MAX // 4:
+            if offset + parameter.size > min(parameter.options.slice_elements, SLICE_ELEMENTS_MAX) // 4:
                 close(kind)
         else:
             for start, stop in _runs(parameter):
@@ -236,15 +240,16 @@ def _columns(parameter: Parameter, size: int) -> int:
 
 
 def _runs(parameter: Parameter) -> Iterator[tuple[int, int]]:
-    """Cuts [0, size) on row boundaries into runs of at most SLICE_ELEMENTS_MAX; wider rows are cut inside."""
+    """Cuts [0, size) on row boundaries into runs of at most `slice_elements`; wider rows are cut inside."""
     row = math.prod(parameter.shape[1:]) if parameter.shape else 1
-    step = SLICE_ELEMENTS_MAX // row * row if row <= SLICE_ELEMENTS_MAX else 0
+    most = min(parameter.options.slice_elements, SLICE_ELEMENTS_MAX)
+    step = most // row * row if row <= most else 0
     if step:
         yield from ((s, min(s + step, parameter.size)) for s in range(0, parameter.size, step))
         return
     for row_start in range(0, parameter.size, row):
-        for start in range(row_start, row_start + row, SLICE_ELEMENTS_MAX):
-            yield start, min(start + SLICE_ELEMENTS_MAX, row_start + row)
+        for start in range(row_start, row_start + row, most):
+            yield start, min(start + most, row_start + row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ CONFIG_HELP = {
     "consistency": "Who waits for whom: bsp, ssp:staleness=3, async, ...",
     "optimizer": "What servers do with gradients: sgd:lr=0.1, momentum:lr=0.1,decay=0.9, adagrad:lr=0.1, ...",
     "schedule": "Learning rate over clocks.",
+    "slice_elements": "Parameters are cut into slices of so many elements, which servers share out: less spreads more.",
     "clip_norm": "Largest norm of a worker's whole gradient.",
     "clip_value": "Largest value of each element, at the server.",
     "compression": "Codec of both directions, as far as each is safe: onebit, int8, fp16, topk:ratio=0.01, ...",

@@ -88,12 +88,12 @@ class Shown:
 
     def ended(self, cell: Cell, outcome: Mapping[str, Any] | None, why: str) -> None:
         """One line."""
-        name = f"{cell.arm}, seed {cell.seed}" + (", tuning" if cell.phase == "tune" else "")
-        tuned = "".join(f", {key}={value}" for key, value in cell.settings.items()) if cell.phase == "tune" else ""
+        tuned = "".join(f", {key}={value}" for key, value in cell.tuned.items())
+        name = f"{'tuning ' if cell.phase == 'tune' else ''}{cell.arm}{tuned}, seed {cell.seed}"
         if why:
-            self.say(f"{name}{tuned}: failed: {why}")
+            self.say(f"{name}: failed: {why}")
         elif outcome is not None:
-            self.say(f"{name}{tuned}: {outcome['seconds']:.1f} s, {min(outcome['clocks'], default=0)} clocks")
+            self.say(f"{name}: {outcome['seconds']:.1f} s, {min(outcome['clocks'], default=0)} clocks")
 
     def progress(self, done: int, total: int, running: int, left_s: float | None) -> None:
         """Of the whole sweep."""

@@ -149,7 +149,7 @@ def times(group: Sequence[Summary], name: str) -> Picture | None:
         _legend(figure, panel, 3)
         caption = (
             "Mean over seeds. Waits for others: a server held the worker's pull back for another worker. The rest is "
-            "what remains of the time of a step: wire, encoding, applying, and waiting at the end of the run."
+            "what remains of the time of a step: wire, encoding, applying. A step is from tick to tick."
         )
         return picture(figure, name, "Where the time of a step goes", caption)
 

@@ -116,7 +116,7 @@ def _epoch_s(points: Points) -> float | None:
 @dataclass(frozen=True)
 class Spent:
     """Seconds of one worker's step, on average: what it computed, how long a server kept its pull waiting for another
-    worker, and the rest: wire, encoding, applying, waiting at the end."""
+    worker, and the rest: wire, encoding, applying."""
 
     compute_s: float
     gate_s: float
@@ -127,18 +127,19 @@ def spent(run: Run) -> dict[int, Spent]:
     """By rank, of workers that measured and stepped. The gates of several servers keep a pull waiting at once: the
     longest counts, and no more than the worker itself has waited."""
     found: dict[int, Spent] = {}
-    seconds, first = run.outcome.seconds - (run.outcome.began or 0.0), int(run.outcome.began is not None)
     gates = [_gate_s(snapshot) for peer, snapshot in run.peers.items() if peer.startswith("server:")]
-    for rank, clocks in enumerate(run.outcome.clocks):
+    for rank in range(len(run.outcome.clocks)):
         snapshot = run.peers.get(f"worker:{rank}")
-        if snapshot is None or clocks <= first:
+        steps = 0 if snapshot is None else sum(h.n for (name, _), h in snapshot.histograms.items() if name == "loop")
+        if snapshot is None or not steps:
             continue
-        compute_s = total_s(snapshot, "compute") / clocks
+        step_s = total_s(snapshot, "loop") / steps  # of its last life, as all that it has measured
+        compute_s = total_s(snapshot, "compute") / steps
         gate_s = max(
             (sum(s for other, s in gate.get(rank, {}).items() if other != rank) for gate in gates), default=0.0
         )
-        gate_s = min(gate_s, total_s(snapshot, "wait")) / clocks
-        found[rank] = Spent(compute_s, gate_s, max(0.0, seconds / (clocks - first) - compute_s - gate_s))
+        gate_s = min(gate_s, total_s(snapshot, "wait")) / steps
+        found[rank] = Spent(compute_s, gate_s, max(0.0, step_s - compute_s - gate_s))
     return found
 
 

@@ -52,17 +52,18 @@ class Spec:
     push_compression: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
     pull_compression: Annotated[str | None, optional(text(NAME_BYTES_MAX))]
     frozen: Flag
+    slice_elements: Number
 
     @classmethod
     def of(cls, p: Parameter) -> Spec:
         o = p.options
         both = o.push_compression, o.pull_compression
-        return cls(p.name, p.shape, p.dtype, o.lr_scale, o.weight_decay, *both, o.frozen)
+        return cls(p.name, p.shape, p.dtype, o.lr_scale, o.weight_decay, *both, o.frozen, o.slice_elements)
 
     def parameter(self) -> Parameter:
         """Raises: ConfigError when the claim is not a parameter we can hold."""
         both = self.push_compression, self.pull_compression
-        options = Options(self.lr_scale, self.weight_decay, *both, self.frozen)
+        options = Options(self.lr_scale, self.weight_decay, *both, self.frozen, self.slice_elements)
         return Parameter(self.name, self.shape, self.dtype, options)
 
 

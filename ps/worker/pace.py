@@ -40,9 +40,10 @@ class Pace:
 
     def begin(self) -> None:
         """The compute of the next clock begins now: after a tick, a registration, a barrier."""
-        if self._worker.metrics.traces:
-            clock, began = self._step
-            self._step = (self._worker.session.clock, self._worker.port.now())
-            if self._step[0] > clock:
+        clock, began = self._step
+        self._step = (self._worker.session.clock, self._worker.port.now())
+        if self._step[0] > clock:
+            self._worker.metrics.observe("loop", self._step[1] - began)
+            if self._worker.metrics.traces:
                 self._worker.metrics.span("step", began, self._step[1])
         self._began = self._worker.busy_s

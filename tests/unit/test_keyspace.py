@@ -64,6 +64,14 @@ def slices_of_bytes(*kilobytes: int) -> list[Slice]:
 # ---- slices ---------------------------------------------------------------------------------------------------------
 
 
+def test_smaller_slices_spread_one_parameter_over_servers() -> None:
+    keyspace = Keyspace()
+    keyspace.extend([Parameter("w", (784, 512), "float32", Options(slice_elements=1 << 17))])
+    assert [s.size for s in keyspace.slices] == [256 * 512, 256 * 512, 256 * 512, 16 * 512]
+    with pytest.raises(ConfigError, match="slice_elements: expected >= 1024, got 10"):
+        Options(slice_elements=10)
+
+
 @given(batches)
 def test_slices_hold_every_element_of_every_parameter_once(drawn: BatchDraw) -> None:
     keyspace = filled(named(drawn))

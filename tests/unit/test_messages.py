@@ -104,15 +104,24 @@ def test_a_spec_is_the_parameter_it_was_made_of() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        (Spec("w", (2,), "complex64", 1.0, None, None, None, False), "parameter 'w': expected dtype float16, bfloat16"),
-        (Spec("", (2,), "float32", 1.0, None, None, None, False), "parameter name: expected 1 to 512 bytes, got ''"),
-        (Spec("w", (2**21, 2**20), "float32", 1.0, None, None, None, False), "expected at most 1099511627776 elements"),
         (
-            Spec("w", (2,), "float32", -1.0, None, None, None, False),
+            Spec("w", (2,), "complex64", 1.0, None, None, None, False, 1 << 20),
+            "parameter 'w': expected dtype float16, bfloat16",
+        ),
+        (
+            Spec("", (2,), "float32", 1.0, None, None, None, False, 1 << 20),
+            "parameter name: expected 1 to 512 bytes, got ''",
+        ),
+        (
+            Spec("w", (2**21, 2**20), "float32", 1.0, None, None, None, False, 1 << 20),
+            "expected at most 1099511627776 elements",
+        ),
+        (
+            Spec("w", (2,), "float32", -1.0, None, None, None, False, 1 << 20),
             "options.lr_scale: expected a finite number >= 0, got -1",
         ),
         (
-            Spec("w", (2,), "float32", 1.0, -0.5, None, None, False),
+            Spec("w", (2,), "float32", 1.0, -0.5, None, None, False, 1 << 20),
             "options.weight_decay: expected a finite number >= 0",
         ),
     ],

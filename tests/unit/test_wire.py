@@ -32,7 +32,7 @@ def ids(*numbers: int) -> Any:
 
 JOIN = Join(WorkerId(3), 7)
 PUSH = Push(WorkerId(3), 7, Clock(5), 0.5, ids(1, 2), ids(8, 9), ids(4, 4))
-SPEC = Spec("w", (2, 3), "float32", 1.0, None, None, None, False)
+SPEC = Spec("w", (2, 3), "float32", 1.0, None, None, None, False, 1 << 20)
 
 
 def packed(*values: Any) -> bytes:
@@ -185,7 +185,7 @@ def test_a_wrong_header_is_refused_by_name(header: bytes, text: str) -> None:
         ),
         (Stop("", True), "reason", "x" * 16385, "Stop.reason: expected text of at most 16384 bytes, got 'xxx"),
         (Stop("", True), "reason", "\u20ac" * 5462, "Stop.reason: expected text of at most 16384 bytes, got '\u20ac"),
-        (Register(WorkerId(0), 1, 0, (SPEC,)), "specs", [[1]], "Spec: expected 8 fields, got list of length 1"),
+        (Register(WorkerId(0), 1, 0, (SPEC,)), "specs", [[1]], "Spec: expected 9 fields, got list of length 1"),
         (
             Register(WorkerId(0), 1, 0, (SPEC,)),
             "specs",
@@ -195,19 +195,19 @@ def test_a_wrong_header_is_refused_by_name(header: bytes, text: str) -> None:
         (
             Register(WorkerId(0), 1, 0, (SPEC,)),
             "specs",
-            [["w", [2, -3], "float32", 1.0, None, None, None, False]],
+            [["w", [2, -3], "float32", 1.0, None, None, None, False, 4096]],
             f"Spec.shape: expected a list of at most 64: an integer in [0, {2**62}], got list of length 2",
         ),
         (
             Register(WorkerId(0), 1, 0, (SPEC,)),
             "specs",
-            [["w", [1] * 65, "float32", 1.0, None, None, None, False]],
+            [["w", [1] * 65, "float32", 1.0, None, None, None, False, 4096]],
             "Spec.shape: expected a list of at most 64",
         ),
         (
             Register(WorkerId(0), 1, 0, (SPEC,)),
             "specs",
-            [["w", [2], "float32", 1.0, "much", None, None, False]],
+            [["w", [2], "float32", 1.0, "much", None, None, False, 4096]],
             "Spec.weight_decay: expected none or a finite float, got 'much'",
         ),
         (

@@ -21,7 +21,7 @@ WAIT_S = 20.0  # a deadline, not a pause: everything here answers within millise
 
 M = TypeVar("M")
 
-SPEC = Spec("w", (3,), "float32", 1.0, None, None, None, False)
+SPEC = Spec("w", (3,), "float32", 1.0, None, None, None, False, 1 << 20)
 
 
 class Peer:

@@ -240,13 +240,13 @@ def test_a_batch_that_differs_from_the_others_is_refused_in_words(got: tuple[Spe
 def test_options_that_differ_and_are_none_are_no_disaster() -> None:
     control = controller()
     say(control, 0, Register, 0, (SPECS[0],))
-    [send] = say(control, 1, Register, 0, (Spec("w", (64, 128), "float32", -1.0, None, None, None, False),))
+    [send] = say(control, 1, Register, 0, (Spec("w", (64, 128), "float32", -1.0, None, None, None, False, 1 << 20),))
     assert isinstance(send.body, Rejected)
 
 
 def test_parameters_that_we_cannot_hold_are_refused_and_leave_no_trace() -> None:
     control = controller()
-    bad = Spec("w", (2,), "complex64", 1.0, None, None, None, False)
+    bad = Spec("w", (2,), "complex64", 1.0, None, None, None, False, 1 << 20)
     with pytest.raises(ConfigError):
         bad.parameter()
     [send] = say(control, 0, Register, 0, (bad,))

@@ -84,9 +84,10 @@ def logged(values: list[float], metric: str = "accuracy", every_s: float = 1.0, 
 
 
 def worker_peer(compute_s: float, wait_s: float, steps: int = 10) -> dict[str, Any]:
-    """A worker's measures."""
+    """A worker's measures; each step takes a second."""
     metrics = Metrics()
     for _ in range(steps):
+        metrics.observe("loop", 1.0)
         metrics.observe("compute", compute_s / steps)
         metrics.observe("wait", wait_s / steps)
     metrics.count("push_bytes", 3_000_000, direction="sent")

@@ -549,14 +549,14 @@ def test_pulls_of_new_slices_open_without_another_tick() -> None:
 
 def test_a_placement_that_comes_again_changes_nothing() -> None:
     shard = Drive("bsp", slices=0)
-    spec = Spec("w", (64, 64), "float32", 1.0, None, None, None, False)
+    spec = Spec("w", (64, 64), "float32", 1.0, None, None, None, False, 1 << 20)
     placed = Place(0, (spec,), 1, np.array([0]))
     assert shard.handle(placed) == ["log added 0 at v0", "controller <- placed, epoch 1"]
     assert shard.handle(placed) == ["controller <- placed, epoch 1"]
 
 
 def test_a_placement_that_does_not_fit_its_parameters_is_refused() -> None:
-    spec = Spec("w", (64, 64), "float32", 1.0, None, None, None, False)
+    spec = Spec("w", (64, 64), "float32", 1.0, None, None, None, False, 1 << 20)
     with pytest.raises(PeerError, match="placement map: expected 1 new slices, got 2"):
         Drive("bsp", slices=0).handle(Place(0, (spec,), 1, np.array([0, 0])))
     with pytest.raises(PeerError, match="controller: parameter 'w': expected a new name"):
@@ -690,7 +690,7 @@ def any_value(kind: wire.Kind, length: int, random: Random) -> Any:
         return np.array([random.choice([0, 1, 2, 3, 255]) for _ in range(length)], np.uint8)
     if "Spec" in kind.expected:
         return tuple(
-            Spec(random.choice("ab"), (64, 64), "float32", 1.0, None, None, None, False) for _ in range(length)
+            Spec(random.choice("ab"), (64, 64), "float32", 1.0, None, None, None, False, 1 << 20) for _ in range(length)
         )
     if kind.expected.startswith("a list"):
         return ()
