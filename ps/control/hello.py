@@ -128,3 +128,24 @@ def _check_role(hello: Hello) -> Refusal | None:
         remedy = "leave it out: only servers are dialled"
         return Refusal("data_address", f"none from a {hello.role}", repr(hello.data_address), remedy)
     return None
+
+
+def seat(hello: Hello, there: Mapping[int, str], servers: int) -> int | Refusal:
+    """The shard that a server gets, or why none. there: the address of each server that is, by shard."""
+    same = [shard for shard, at in there.items() if at == hello.data_address]
+    free = [shard for shard in range(servers) if shard not in there]
+    if same:
+        got = f"{hello.data_address}, where server {min(same)} is"
+        remedy = "start each server once, at an address of its own"
+        return Refusal("data_address", "an address that no other server has", got, remedy)
+    if not free:
+        remedy = "raise `servers` in the run's config, or start no more than that"
+        return Refusal("servers", f"at most {servers} servers", "one more", remedy)
+    if hello.shard < 0:
+        return free[0]
+    if hello.shard in free:
+        return hello.shard
+    at = there.get(hello.shard)
+    got = str(hello.shard) if at is None else f"{hello.shard}, which the server at {at} holds"
+    expected = f"one of 0 to {servers - 1} that no other server holds"
+    return Refusal("shard", expected, got, "start each shard once, or leave it out: any")

@@ -20,7 +20,7 @@ from ps.control.frames import (
     from_controller,
     read_to_controller,
 )
-from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check
+from ps.control.hello import Goodbye, Hello, Refusal, Welcome, check, seat
 from ps.control.lines import Line, misplaced
 from ps.control.logs import Logged, Logs
 from ps.control.rooms import Rooms
@@ -213,26 +213,11 @@ class Hub:
             self._welcome_waiting()
 
     def _greet_server(self, line: Line, hello: Hello) -> None:
-        there = [shard for shard in range(self.config.servers) if server_peer(shard) in self._routes]
-        same = [shard for shard in there if self._addresses[shard] == hello.data_address]
-        free = [shard for shard in range(self.config.servers) if shard not in there]
-        if same:
-            remedy = "start each server once, at an address of its own"
-            got = f"{hello.data_address}, where server {same[0]} is"
-            self._refuse(line, Refusal("data_address", "an address that no other server has", got, remedy))
-        elif not free:
-            wanted = f"{self.config.servers} servers"
-            remedy = "raise `servers` in the run's config, or start no more than that"
-            self._refuse(line, Refusal("servers", f"at most {wanted}", "one more", remedy))
-        elif hello.shard >= 0 and hello.shard not in free:
-            held = hello.shard in there
-            got = (
-                f"{hello.shard}, which the server at {self._addresses[hello.shard]} holds" if held else str(hello.shard)
-            )
-            expected = f"one of 0 to {self.config.servers - 1} that no other server holds"
-            self._refuse(line, Refusal("shard", expected, got, "start each shard once, or leave it out: any"))
+        shard = seat(hello, self._servers(), self.config.servers)
+        if isinstance(shard, Refusal):
+            self._refuse(line, shard)
         else:
-            line.shard = hello.shard if hello.shard >= 0 else free[0]
+            line.shard = shard
             self._addresses[line.shard] = hello.data_address
             self._routes[server_peer(line.shard)] = line
             self._welcome(line)
@@ -254,8 +239,7 @@ class Hub:
             del self._routes[line.name]
             line.name = PeerId(f"reader:{self._readers}")
             self._readers += 1
-        there = {shard: at for shard, at in self._addresses.items() if server_peer(shard) in self._routes}
-        self._put(line, Welcome(self.job, self.config, line.shard, there))
+        self._put(line, Welcome(self.job, self.config, line.shard, self._servers()))
 
     def _late(self, line: Line) -> None:
         """Its deadline has come before its Hello, or before all servers."""
@@ -268,6 +252,10 @@ class Hub:
         elif line.state == "new":
             expected, got = f"a Hello within {self.hello_s:g} s", "nothing"
             self._refuse(line, Refusal("hello", expected, got, "say first who you are"))
+
+    def _servers(self) -> dict[int, str]:
+        """The addresses of those that are there, by shard."""
+        return {shard: at for shard, at in self._addresses.items() if server_peer(shard) in self._routes}
 
     def missing(self) -> list[int]:
         """Shards whose servers are not there."""

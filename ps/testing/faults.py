@@ -139,18 +139,10 @@ def draw_schedule(
         grow_at = 0  # later, who runs ahead waits for the initial values, and those who bring them wait for it
     anchors = {rng.randrange(workers)} | (set() if grow_at is None else {0})  # rank 0 has the initial values
     horizon_s = 0.08 * clocks
-    links = [kind for kind in (Lossy, Repeating, Reordering) if rng.random() < 0.6]
-    faults: list[Fault] = [kind(rng.choice([0.02, 0.1, 0.3])) for kind in links]
-    if rng.random() < 0.6:
-        faults.append(SlowApply(rng.choice([0.001, 0.005, 0.03])))
+    faults = _draw_links(rng)
     joiners = range(workers, workers + (rng.randint(1, 2) if rng.random() < 0.25 else 0))
     for rank in range(joiners.stop):
-        if rng.random() < 0.4:
-            faults.append(SlowWorker(rank, round(rng.uniform(0, 0.05), 4)))
-        if rank in joiners or (rank not in anchors and rng.random() < 0.15):
-            faults.append(Late(rank, round(rng.uniform(0, horizon_s), 4)))
-        if rank not in anchors and rng.random() < 0.2:
-            faults.append(Leaves(rank, rng.randint(1, clocks)))
+        faults += _draw_life(rng, rank, rank in joiners, rank in anchors, clocks, horizon_s)
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
         rank, at = rng.randrange(joiners.stop), round(rng.uniform(0, horizon_s), 4)
         if loss == "wait" or rank not in anchors:
@@ -172,6 +164,27 @@ def draw_schedule(
         grow_at,
         factors,
     )
+
+
+def _draw_links(rng: Random) -> list[Fault]:
+    """What messages and applies suffer during the whole run."""
+    links = [kind for kind in (Lossy, Repeating, Reordering) if rng.random() < 0.6]
+    faults: list[Fault] = [kind(rng.choice([0.02, 0.1, 0.3])) for kind in links]
+    if rng.random() < 0.6:
+        faults.append(SlowApply(rng.choice([0.001, 0.005, 0.03])))
+    return faults
+
+
+def _draw_life(rng: Random, rank: int, joins: bool, stays: bool, clocks: int, horizon_s: float) -> list[Fault]:
+    """How slow a worker is, when it comes and when it goes."""
+    faults: list[Fault] = []
+    if rng.random() < 0.4:
+        faults.append(SlowWorker(rank, round(rng.uniform(0, 0.05), 4)))
+    if joins or (not stays and rng.random() < 0.15):
+        faults.append(Late(rank, round(rng.uniform(0, horizon_s), 4)))
+    if not stays and rng.random() < 0.2:
+        faults.append(Leaves(rank, rng.randint(1, clocks)))
+    return faults
 
 
 def _crash(rng: Random, rank: int, at: float, waits: bool, lease_s: float) -> Crash:

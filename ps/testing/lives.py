@@ -15,7 +15,8 @@ from ps.messages import Code, Ticked, Values, Verdicts
 from ps.testing.witness import PushSeen, Witness
 from ps.types import Array, PeerId
 from ps.worker.actions import PushEntry, Settled
-from ps.worker.client import Client, Gradients
+from ps.worker.checks import Gradients
+from ps.worker.client import Client
 from ps.worker.verdicts import PushFuture
 
 

@@ -40,7 +40,8 @@ from ps.testing.lives import Life
 from ps.testing.witness import Batch, Broken, Witness
 from ps.transport.base import Message
 from ps.types import Array, PeerId, worker_peer
-from ps.worker.client import Client, Gradients
+from ps.worker.checks import Gradients
+from ps.worker.client import Client
 
 __all__ = [
     "Crash", "Cut", "Fault", "Late", "Leaves", "Lossy", "Reordering", "Repeating", "SlowApply", "SlowWorker",

@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, SupportsFloat, TypeVar
 
 from ps.keyspace import Options
 from ps.types import Array
-from ps.worker.client import Client, Gradients
+from ps.worker.checks import Gradients
+from ps.worker.client import Client
 from ps.worker.verdicts import PushFuture, Verdict
 
 P = ParamSpec("P")

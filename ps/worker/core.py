@@ -5,17 +5,14 @@ Calls of the training loop and messages in, actions out. S: all registered slice
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ps.consistency import Consistency, Gather
+from ps.consistency import Consistency
 from ps.messages import (
     NO_MARKS,
-    RAW,
-    SAME,
     Ask,
     Code,
     Gap,
@@ -34,17 +31,17 @@ from ps.messages import (
     Waiting,
     Welcome,
 )
-from ps.types import Bool, Clock, Int64, PeerId, WorkerId, server_peer
-from ps.wire import LEAST_BYTES, PART_BYTES
+from ps.types import Clock, Int64, PeerId, WorkerId, server_peer
 from ps.worker.actions import Action, Deliver, PullEntry, PushEntry, Send, Settled, Thin
+from ps.worker.parts import NOTHING_THIN, cut
 from ps.worker.resends import INIT, Key, Resends
+from ps.worker.standing import Standing
 
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
-NOTHING_THIN: Mapping[int, Thin] = {}
 
 
-class Session:
+class Session(Standing):
     """The worker's side of every exchange with the shards."""
 
     def __init__(
@@ -57,31 +54,13 @@ class Session:
         resend_s: float = 1.0,
         inflight_clocks: int = 2,
     ) -> None:
-        self.rank, self.incarnation, self.model, self.shards = WorkerId(rank), incarnation, model, shards
-        self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
+        super().__init__(model, shards, overlays)
+        self.rank, self.incarnation = WorkerId(rank), incarnation
         self.inflight_clocks = inflight_clocks
-        self.clock = Clock(0)
-        self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.lr, self.rate = 0.0, 1.0
-        self.shard_S: Int64 = np.empty(0, np.int64)
-        self.ids_of: list[Int64] = [self.shard_S] * shards  # the slices of each shard
-        self.shard_of: list[int] = []  # as shard_S
-        self.nbytes_S: Int64 = np.empty(0, np.int64)
-        self.seq_S: Int64 = np.empty(0, np.int64)  # last push number given out
-        self.base_S: Int64 = np.empty(0, np.int64)  # version of the values in hand
-        self.min_clock_S: Int64 = np.empty(0, np.int64)
-        self.mark_S: Int64 = np.empty(0, np.int64)  # of the view in hand, where pulls are compressed; 0: none
-        self.steps = model.cadence.stretch  # of this worker between exchanges; fewer where others are faster
-        self.shift_S: Int64 = np.empty(0, np.int64)  # clocks by which a slice's rounds are ahead
-        self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
-        self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
-        self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
-        self.finished_S: Int64 = np.empty(0, np.int64)  # clocks finished by an earlier incarnation
-        self.ahead: Counter[tuple[int, int]] = Counter()  # (slice, clock) -> pushes an earlier incarnation got applied
         self.late_clock = -1  # last clock that some shard closed too late for a round
         self.pushes: dict[int, PushEntry] = {}
         self.pulls: dict[int, PullEntry] = {}
-        self.welcomed: dict[int, Welcome] = {}
         self.fenced: str | None = None
         self.heard: dict[int, float] = {}  # shard -> last sign of life
         self._push_of: dict[tuple[int, int], int] = {}  # (slice, number) -> push
@@ -101,32 +80,6 @@ class Session:
     def is_joined(self) -> bool:
         return len(self.welcomed) == self.shards
 
-    @property
-    def by_version(self) -> bool:
-        """Rounds are versions: a push belongs to no clock."""
-        decision = self.model.commit(1)
-        return isinstance(decision, Gather) and decision.by == "version"
-
-    def place(self, shard_S: Int64, nbytes_S: Int64) -> None:
-        """New slices at the end of the list: where they live, and their size in bytes."""
-        first, count = len(self.shard_S), len(shard_S)
-        self.shard_S = np.concatenate((self.shard_S, shard_S))
-        self.shard_of = self.shard_S.tolist()
-        self.ids_of = [np.flatnonzero(self.shard_S == shard) for shard in range(self.shards)]
-        self.nbytes_S = np.concatenate((self.nbytes_S, nbytes_S))
-        zeros = np.zeros(count, np.int64)
-        for name in ("seq_S", "base_S", "min_clock_S", "mark_S", "finished_S"):
-            setattr(self, name, np.concatenate((getattr(self, name), zeros)))
-        self.round_S = np.concatenate((self.round_S, zeros - 1))
-        self.shift_S = self.model.cadence.shift_E(np.arange(first + count))
-        for name in ("cached_S", "wrote_S"):
-            setattr(self, name, np.concatenate((getattr(self, name), zeros.astype(np.bool_))))
-        for welcome in self.welcomed.values():  # an earlier incarnation may have been here
-            mine = (welcome.slice_E >= first) & (welcome.slice_E < first + count)
-            self.seq_S[welcome.slice_E[mine]] = welcome.seq_E[mine]
-            if not (welcome.joined or self.by_version):
-                self.finished_S[welcome.slice_E[mine]] = welcome.clock_E[mine]
-
     def init(self, slice_ids: Iterable[int], now: float) -> list[Action]:
         """Sends the initial values of these slices."""
         for slice_id in slice_ids:
@@ -138,29 +91,6 @@ class Session:
         return not self._inits
 
     # ---- the training loop ------------------------------------------------------------------------------------------
-
-    @property
-    def push_travels(self) -> bool:
-        """What was pushed in this round leaves the worker with this clock; else it is accumulated."""
-        return self.clock % self.model.cadence.stretch + 1 >= self.steps
-
-    def ends_E(self, slice_ids: Int64) -> Bool:
-        """Of these slices those whose round ends with this clock."""
-        ends_E: Bool = (self.clock + 1 + self.shift_S[slice_ids]) % self.model.cadence.push_every == 0
-        return ends_E
-
-    @property
-    def pull_travels(self) -> bool:
-        """A pull after this clock fetches values, however fresh the worker's own are."""
-        cadence = self.model.cadence
-        ends = cadence.carries == "delta" and self.push_travels
-        return ends or (self.clock + 1 - cadence.overlap) % (cadence.pull_every // cadence.fragments) == 0
-
-    @property
-    def ended(self) -> Int64:
-        """The slices in hand whose round has ended with the last clock."""
-        ends_S = (self.clock + self.shift_S) % self.model.cadence.push_every == 0
-        return np.flatnonzero(ends_S & self.cached_S)
 
     def must_wait(self, slice_ids: Int64) -> bool:
         """Too many frames are unsettled: pushing now would keep more than `inflight_clocks` of them."""
@@ -193,13 +123,6 @@ class Session:
         shards = sorted({self.shard_of[slice_id] for slice_id in entry.open})
         return entry, [send for shard in shards for send in self._again(("push", shard, entry.id), now)]
 
-    def _is_repeated(self, slice_id: int) -> bool:
-        """An earlier incarnation's push of this clock was applied in this one's place."""
-        repeated = self.ahead[slice_id, self.clock] > 0
-        if repeated:
-            self.ahead[slice_id, self.clock] -= 1
-        return repeated
-
     def tick(self, now: float) -> list[Action]:
         """This worker has finished a clock. Told to every shard when a push or pull may follow."""
         cadence = self.model.cadence
@@ -214,28 +137,6 @@ class Session:
             self._ticks[shard, clock] = tick
             actions += self._again(("tick", shard, clock), now)
         return actions
-
-    def travelling(self, slice_ids: Int64) -> Int64:
-        """Of these slices the ones that a pull has to fetch now; the others are served from the replica."""
-        cadence = self.model.cadence
-        if cadence.elastic is not None or cadence.overlap:
-            return slice_ids[~self.cached_S[slice_ids]]
-        if cadence.local_lr is not None:  # once per round: a second fetch would undo the local steps
-            fetched_E: Bool = self.round_S[slice_ids] == self._round_E(slice_ids)
-            return slice_ids[~fetched_E]
-        if not cadence.lazy:
-            return slice_ids
-        clock_E = np.full(len(slice_ids), self.clock)
-        usable_E = self.model.gate(clock_E, self.min_clock_S[slice_ids], self.base_S[slice_ids], False)
-        usable_E &= self.cached_S[slice_ids]
-        if not self.overlays:
-            usable_E &= ~self.wrote_S[slice_ids]
-        return slice_ids[~usable_E]
-
-    def _round_E(self, slice_ids: Int64) -> Int64:
-        """The round between pulls in which each slice is."""
-        round_E: Int64 = (self.clock + self.shift_S[slice_ids]) // self.model.cadence.pull_every
-        return round_E
 
     def pull(self, slice_ids: Int64, now: float) -> tuple[PullEntry, list[Action]]:
         """Asks the shards for these slices."""
@@ -262,21 +163,10 @@ class Session:
         """Nobody waits for this pull any more."""
         self.pulls.pop(pull.id, None)
 
-    def skip_to_travelling_clock(self) -> None:
-        """Nothing more is computed before the next exchange: the clock that ends with it is the next to be finished."""
-        stretch = self.model.cadence.stretch
-        self.clock = Clock(self.clock - self.clock % stretch + stretch - 1)
-
     @property
     def is_settled(self) -> bool:
         """Every push has a verdict (gathered is one) and every tick is known."""
         return not self._ticks and all(len(e.gathered) == len(e.open) for e in self.pushes.values())
-
-    @property
-    def repeats(self) -> bool:
-        """Pushes of this clock may be left out: an earlier incarnation has begun it, and closed it on some slices."""
-        begun = any(count > 0 and clock >= self.clock for (_, clock), count in self.ahead.items())
-        return begun or bool((self.finished_S > self.clock).any())
 
     def has_closed(self, clock: Clock) -> bool:
         """This clock is finished, and every shard has all that was pushed up to its end."""
@@ -359,7 +249,7 @@ class Session:
                 return [Send(to, Join(rank, incarnation))]
             case ("init", shard, _):
                 ids = np.array(sorted(self._inits[shard]))
-                return [Send(to, Init(rank, incarnation, part), init=True) for part in self._parts(ids)]
+                return [Send(to, Init(rank, incarnation, part), init=True) for part in cut(ids, self.nbytes_S)]
             case ("push", shard, push):
                 return self._push_messages(to, shard, push)
             case ("tick", shard, clock):
@@ -373,28 +263,6 @@ class Session:
             case _:
                 return [Send(to, Leave(rank, incarnation))]
 
-    def _parts(self, ids: Int64, thin: Mapping[int, Thin] = NOTHING_THIN) -> list[Int64]:
-        """Cuts a list of slices where their bytes pass PART_BYTES: the shard works on the first while the next come.
-
-        Slices that share a buffer stay together: it travels once.
-        """
-        nbytes_E = np.maximum(self.nbytes_S[ids], LEAST_BYTES)
-        if not thin and int(nbytes_E.sum()) < PART_BYTES:
-            return [ids]
-        joined_E = np.zeros(max(len(ids) - 1, 0), np.bool_)  # with the one before
-        if thin:
-            known = [thin.get(slice_id) for slice_id in ids.tolist()]
-            nbytes_E = np.array(
-                [
-                    int(n) if one is None else max(one.nbytes, LEAST_BYTES)
-                    for n, one in zip(nbytes_E, known, strict=True)
-                ]
-            )
-            group = [-1 - place if one is None else one.group for place, one in enumerate(known)]
-            joined_E = np.diff(group) == 0
-        cut_E = (np.diff(np.cumsum(nbytes_E) // PART_BYTES) > 0) & ~joined_E
-        return np.split(ids, np.flatnonzero(cut_E) + 1)
-
     def _push_messages(self, to: PeerId, shard: int, push: int) -> list[Send]:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
         entry = self.pushes[push]
@@ -404,7 +272,7 @@ class Session:
         if not ids:
             return [Send(to, Ask(*head, np.array(here), np.array([entry.open[s][0] for s in here])))]
         sends = []
-        for part in self._parts(np.array(ids), entry.thin):
+        for part in cut(np.array(ids), self.nbytes_S, entry.thin):
             seq_E, base_E = np.array([entry.open[s] for s in part.tolist()]).T
             body = Push(*head, entry.clock, entry.weight, part, seq_E, base_E)
             sends.append(Send(to, body, push=push))
@@ -435,7 +303,7 @@ class Session:
             return []
         asked, seq_E = entry.missing[shard]
         ids = message.slice_E
-        if not self._follows(message):
+        if not self.follows(message):
             return []  # the view has moved since this pull was sent: it is asked again, with the new mark
         if np.array_equal(asked, ids):
             del entry.missing[shard]
@@ -454,14 +322,6 @@ class Session:
         if not entry.missing:
             del self.pulls[entry.id]
         return [Deliver(entry.id)]
-
-    def _follows(self, message: Values) -> bool:
-        """Every frame takes the view in hand to the next mark."""
-        if not len(message.mark_K):
-            return True
-        whole_E, same_E = message.codec_K == RAW, message.codec_K == SAME
-        mark_E = self.mark_S[message.slice_E] + ~same_E
-        return bool((whole_E | (mark_E == message.mark_K)).all())
 
     def _ticked(self, shard: int, ticked: Ticked, now: float) -> list[Action]:
         for key in [k for k in self._ticks if k[0] == shard and k[1] <= ticked.clock]:
@@ -507,14 +367,7 @@ class Session:
 
         A shard may have missed ticks that meant nothing for its slices: it is told.
         """
-        cadence, clock = self.model.cadence, max(int(w.clock) for w in self.welcomed.values())
-        for w in self.welcomed.values():
-            shift_E = cadence.shift_E(w.slice_E)
-            end_E = (
-                (w.clock_E + shift_E) // cadence.push_every + 1
-            ) * cadence.push_every - shift_E  # of the open round
-            clock = int(end_E.min(initial=clock + cadence.stretch)) - cadence.stretch
-        self.clock = self.told = Clock(clock - clock % cadence.stretch)
+        self.clock = self.told = self.last_exchange()
         holders = [w for w in self.welcomed.values() if len(w.slice_E)]  # nobody waits for ticks of the others
         if all(w.clock >= self.clock for w in holders):
             return []

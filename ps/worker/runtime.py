@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ps import wire
-from ps.compression.choice import RAW, Codecs, Frame
+from ps.compression.choice import Codecs
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, FrameError, PeerError, StoppedError
 from ps.keyspace import Keyspace
@@ -31,7 +30,6 @@ from ps.messages import (
     Waiting,
     Withheld,
 )
-from ps.messages import Values as ValuesMessage
 from ps.metrics import Metrics
 from ps.optim.sgd import Sgd
 from ps.transport.base import Message
@@ -45,24 +43,15 @@ from ps.worker.encoder import encoder_seed
 from ps.worker.leases import Leases
 from ps.worker.missing import Missing
 from ps.worker.pace import Pace
+from ps.worker.payloads import Payloads, Sink
 from ps.worker.port import Port
 from ps.worker.pulling import PullFuture
 from ps.worker.pushing import Pushed, Pushing
 from ps.worker.registration import Registration
 from ps.worker.reports import Reports
-from ps.worker.resends import INIT
 from ps.worker.schemes import Schemes
 
 log = logging.getLogger("ps")
-
-
-class Sink(NamedTuple):
-    """Where the values of a pull go."""
-
-    entry: PullEntry
-    outputs: Mapping[str, Array]  # by parameter
-    aside: dict[int, Array] | None  # by slice, in place of the replica
-    began: float
 
 
 class Worker:
@@ -93,8 +82,8 @@ class Worker:
         ] = {}  # push -> slice -> final verdict, while somebody may ask
         self.waited_s = 0.0  # for others, in all calls so far
         self.ahead = Ahead(self)
-        self._sinks: dict[int, Sink] = {}  # by pull
         self._outbox = Outbox(port.send_nowait, self.metrics, job)
+        self._payloads = Payloads(self, self._outbox)
         self.missing = Missing(self)
         self.reports = Reports(self)
         try:
@@ -208,7 +197,7 @@ class Worker:
         """Begins a pull of these slices. aside: takes the values by slice, in place of the replica."""
         now = self.port.now()
         entry, actions = self.session.pull(slice_ids, now)
-        self._sinks[entry.id] = Sink(entry, outputs, aside, now)
+        self._payloads.sinks[entry.id] = Sink(entry, outputs, aside, now)
         self.perform(actions)
         return entry
 
@@ -219,7 +208,7 @@ class Worker:
     def abandon(self, entry: PullEntry) -> None:
         """Nobody takes what is still to come of this pull."""
         self.session.abandon(entry)
-        del self._sinks[entry.id]
+        del self._payloads.sinks[entry.id]
 
     def tick(self, timeout_s: float) -> None:
         """Finishes the clock; what was accumulated travels with the last clock of its round."""
@@ -369,7 +358,7 @@ class Worker:
         for action in actions:
             match action:
                 case Send():
-                    self._send(action)
+                    self._payloads.send(action)
                 case Settled(push, slice_id, code, version):
                     self.arrays.settle(push, slice_id, code == Code.LATE, self.pushing.rate)
                     if code == Code.LATE:
@@ -377,70 +366,7 @@ class Worker:
                     if push in self.verdicts:
                         self.verdicts[push][slice_id] = (code, version)
                 case Deliver(pull):
-                    self._deliver(pull, body, buffers)
-
-    def _deliver(self, pull: int, body: ValuesMessage, buffers: Sequence[Array]) -> None:
-        entry, outputs, aside, began = self._sinks[pull]
-        self.metrics.count("pull_messages", direction="received")
-        marks = body.mark_K.tolist() or [0] * len(body.slice_E)
-        codecs = body.codec_K.tolist() or [RAW] * len(body.slice_E)
-        rows = zip(body.slice_E.tolist(), marks, codecs, buffers, strict=True)
-        stores = aside is None and self.arrays.keeps_replica
-        for slice_id, mark, codec, buffer in rows:
-            self.metrics.count("pull_bytes", buffer.nbytes, direction="received")
-            if mark:
-                try:
-                    values_N = self.arrays.look(slice_id, codec, buffer)
-                except FrameError:
-                    self.session.take_back(entry, body.slice_E, self.port.now())
-                    raise
-            else:
-                values_N = buffer.view(self.keyspace.slices[slice_id].dtype)
-            if aside is not None:
-                aside[slice_id] = np.array(values_N)
-            if stores:
-                self.arrays.store(slice_id, values_N)
-            self.arrays.deliver(slice_id, self.arrays.replica[slice_id] if stores else values_N, outputs)
-        if self.metrics.traces:
-            self.metrics.span("pull", began, self.port.now(), bytes=sum(buffer.nbytes for buffer in buffers))
-
-    def _send(self, send: Send) -> None:
-        body = send.body
-        if send.push >= 0:
-            packed = [self.arrays.frames[send.push, s] for s in body.slice_E.tolist()]
-            held = [one.buffer.hold() for one in packed]
-            frames = [one.frame for one in packed]
-            buffers = [frame.data for frame in frames]
-            if any(frame.codec != RAW for frame in frames):
-                codec_K = np.array([frame.codec for frame in frames], np.uint8)
-                shared_K, more = _shared(frames)
-                body = replace(body, codec_K=codec_K, shared_K=shared_K)
-                buffers += more
-            self.metrics.count("push_messages", direction="sent")
-            self.metrics.count("push_bytes", sum(data.nbytes for data in buffers), direction="sent")
-        elif send.init:
-            held = [self.registration.initial[s].hold() for s in body.slice_E.tolist()]
-            buffers = [one.array for one in held]
-        else:
-            self._outbox.post(send.to, body)
-            return
-
-        key = (send.push if send.push >= 0 else INIT, int(send.to.partition(":")[2]))
-        sending, counts = self.session.resends.sending, self.port.releases_when_sent
-        began = self.port.now()
-        if counts:
-            sending.begin(key)
-
-        def release() -> None:  # by any thread
-            if counts:
-                sending.end(key)
-            if self.metrics.traces:
-                nbytes = sum(data.nbytes for data in buffers)
-                self.metrics.span("wire", began, self.port.now(), to=send.to, bytes=nbytes)
-            for buffer in held:
-                buffer.release()
-
-        self._outbox.send(send.to, body, buffers, release)
+                    self._payloads.deliver(pull, body, buffers)
 
     def post(self, to: PeerId, body: Any) -> None:
         """A message without payload, at once."""
@@ -452,10 +378,3 @@ class Worker:
         """Any message."""
         self.check_process()
         self._outbox.hand_over(to, message)
-
-
-def _shared(frames: list[Frame]) -> tuple[Int64, list[Array]]:
-    """The buffers that frames share, each once, and for every frame the number of its own, from 1; 0: none."""
-    shared = {id(frame.shared): frame.shared for frame in frames if frame.shared is not None}
-    number = {key: place for place, key in enumerate(shared, 1)}
-    return np.array([number.get(id(frame.shared), 0) for frame in frames]), list(shared.values())

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from ps.key import Key, make_key, read_key
-from ps.testing.transports import CHECKS, OpenNetwork, OpenPeer
+from ps.testing.peers import OpenNetwork, OpenPeer
+from ps.testing.transports import CHECKS
 from ps.transport.base import Transport
 from ps.transport.memory import MemoryNetwork
 from ps.transport.zmq import ZmqTransport

@@ -24,7 +24,7 @@ def through(method: str | None) -> Any:
     return lambda batches: DataLoader(TensorDataset(x, -x), batch_sampler=batches, **more)
 
 
-@pytest.mark.parametrize("method", [None, "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", [None, "fork", pytest.param("forkserver", marks=pytest.mark.soak), "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # fork, from Python 3.12 on
 def test_a_data_loader_makes_the_batches(method: str | None) -> None:
     """Its processes get indices only; the client stays here."""

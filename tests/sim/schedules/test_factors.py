@@ -28,7 +28,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("local:every=2,local_lr=0.5", {}),
 }
 CODECS = ["fp16:min_elements=0", "int8:block=16,min_elements=0", "topk:ratio=0.3,min_elements=0"]
-SEEDS, CHUNK = 60, 30
+SEEDS, CHUNK = 40, 20
 SOAK_SEEDS, SOAK_CHUNK = 3000, 150
 
 

@@ -10,7 +10,7 @@ from threading import Condition, Event, Thread
 import pytest
 
 from ps.errors import OutboxFull
-from ps.testing import transports
+from ps.testing import peers, transports
 from ps.testing.transports import CHECKS, check_transport
 from ps.transport.base import Message, Transport, Unreachable
 from ps.transport.memory import MemoryNetwork, MemoryTransport
@@ -80,7 +80,7 @@ class Delayed:
                 return None
 
 
-def delayed_network() -> transports.OpenPeer:
+def delayed_network() -> peers.OpenPeer:
     network = MemoryNetwork()
 
     def open_peer(address: PeerId, *, queued_bytes_max: int) -> Transport:
@@ -108,7 +108,7 @@ class Repeats(MemoryTransport):
 
     def send_nowait(self, to: PeerId, message: Message) -> None:
         super().send_nowait(to, message)
-        if transports.number_of(message) == 499:
+        if peers.number_of(message) == 499:
             super().send_nowait(to, message)
 
 
@@ -175,7 +175,7 @@ class SleepsThroughClose(MemoryTransport):
     def recv(self, timeout: float) -> tuple[PeerId, Message] | None:
         arrived = super().recv(timeout)
         if arrived is None and self._closed:
-            Event().wait(min(timeout, 4 * transports.DEADLINE_S))
+            Event().wait(min(timeout, 4 * peers.DEADLINE_S))
         return arrived
 
 
@@ -217,7 +217,8 @@ CAUGHT_BY = {
 
 @pytest.mark.parametrize("broken", CAUGHT_BY, ids=lambda broken: broken.__name__)
 def test_a_broken_transport_is_caught(broken: type[MemoryTransport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "DEADLINE_S", 0.1)
+    for module in (peers, transports):
+        monkeypatch.setattr(module, "DEADLINE_S", 0.1)
     monkeypatch.setattr("ps.transport.memory.MemoryTransport", broken)
     with pytest.raises((AssertionError, TimeoutError)):
         CHECKS[CAUGHT_BY[broken]](lambda: MemoryNetwork().open)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ps.key import Key, make_key, read_key
-from ps.testing.transports import SERVER, WORKER, Releases, receive, send, send_until_unreachable
+from ps.testing.peers import SERVER, WORKER, Releases, receive, send, send_until_unreachable
 from ps.transport.base import Message
 from ps.transport.zmq import ZmqTransport
 

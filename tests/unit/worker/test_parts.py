@@ -12,6 +12,7 @@ from ps.types import Clock, Int64
 from ps.wire import PART_BYTES
 from ps.worker.actions import Send, Thin
 from ps.worker.core import Session
+from ps.worker.parts import cut
 
 NONE = np.empty(0, np.int64)
 
@@ -64,11 +65,10 @@ def test_what_is_sent_again_is_cut_the_same_way() -> None:
 )
 def test_every_slice_is_sent_once_in_order_and_no_group_is_torn(sizes: list[int], groups: list[int]) -> None:
     groups = sorted(groups[: len(sizes)])  # slices of one parameter have neighbouring ids
-    one = session([9] * len(sizes), [0] * len(sizes))
     thin = {
         place: Thin(size, group) for place, (size, group) in enumerate(zip(sizes, groups, strict=True)) if group >= 0
     }
-    parts: list[Int64] = one._parts(np.arange(len(sizes)), thin)
+    parts: list[Int64] = cut(np.arange(len(sizes)), np.full(len(sizes), 9), thin)
     assert np.concatenate(parts).tolist() == list(range(len(sizes)))
     for group in {one.group for one in thin.values()}:
         assert sum(any(thin[s].group == group for s in part.tolist() if s in thin) for part in parts) == 1
