@@ -40,7 +40,8 @@ def wrap(model: nn.Module, args: argparse.Namespace) -> tuple[Any, Any]:
         state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
         ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif args.arm == "post_local":
-        hook = post_localSGD_hook.PostLocalSGDState(None, None, start_localSGD_iter=WARM_UP)
+        alone, _ = dist.new_subgroups(1)  # between averages nobody is asked
+        hook = post_localSGD_hook.PostLocalSGDState(None, alone, start_localSGD_iter=WARM_UP)
         ddp.register_comm_hook(hook, post_localSGD_hook.post_localSGD_hook)
         from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 

@@ -116,6 +116,8 @@ def describe(error: Any) -> str:
         field = ".".join(str(part) for part in item["loc"]) or "value"
         if item["type"] == "value_error" and not item["loc"]:
             parts.append(str(item["ctx"]["error"]))  # a plug-in's own word
+        elif item["type"] == "value_error":
+            parts.append(f"{field}: {item['ctx']['error']}")
         elif item["type"] == "missing":
             parts.append(f"{field}: expected a value, got none")
         else:

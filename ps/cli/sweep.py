@@ -28,9 +28,7 @@ JOBS_HELP = "Cells at a time. [default: as many as cores in virtual time, else 1
 @one_line("sweep")
 def sweep(
     file: Path | None = typer.Argument(None, metavar="FILE", help="An experiment file (TOML).", show_default=False),
-    out: Path | None = typer.Option(
-        None, metavar="DIR", help=f"Of the results. [default: {FOLDER}/NAME]", show_default=False
-    ),
+    out: Path | None = typer.Option(None, metavar="DIR", help=OUT_HELP, show_default=False),
     jobs: int | None = typer.Option(None, metavar="N", min=1, help=JOBS_HELP, show_default=False),
     check: bool = typer.Option(False, "--check", help="Only say what would run."),
     print_schema: bool = typer.Option(False, "--schema", help="Print the JSON Schema of experiment files."),
@@ -66,7 +64,7 @@ def run_sweep(file: Path, folder: Path, jobs: int | None, virtual: bool = False)
         count = f"{len(work.failed)} of {work.total} cells have failed"
         print(f"psctl sweep: {count}; each has its output.log", file=sys.stderr)
     print(f"results in {folder}; psctl report {folder} shows them")
-    return 130 if work.stopped else int(not fine)
+    return 130 if work.stopped and not work.broken else int(not fine)
 
 
 class Shown:
@@ -89,9 +87,6 @@ class Shown:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-    def began(self, cell: Cell) -> None:
-        """Its end says enough."""
 
     def ended(self, cell: Cell, outcome: Mapping[str, Any] | None, why: str) -> None:
         """One line."""

@@ -40,6 +40,7 @@ class Cell(BaseModel):
     world: World
     launch: Launch
     script: str  # an absolute path
+    script_sha256: str  # of what is in it
     args: list[str]
     options: dict[str, Any]  # of `psctl run`
     stop_after: str | None
@@ -71,7 +72,10 @@ def arms(experiment: Experiment) -> dict[str, tuple[Arm, Settings]]:
     for arm in experiment.compare or [Arm.model_validate({"name": ""})]:
         for settings in product(experiment.grid):
             said = [arm.name, *(spelled(name, value) for name, value in settings.items() if name in varied)]
-            found[", ".join(filter(None, said)) or experiment.name] = (arm, arm.settings | settings)
+            name = ", ".join(filter(None, said)) or experiment.name
+            if name in found:
+                raise ConfigError(f"grid: expected values that tell arms apart, got two arms called {name!r}")
+            found[name] = (arm, arm.settings | settings)
     return found
 
 
@@ -129,7 +133,7 @@ def _cell(
     experiment: Experiment, folder: Path, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
 ) -> Cell:
     script = _existing(folder / (arm.script or experiment.script))
-    cell = _filled(experiment, str(script), name, arm, own, tuned, phase, seed)
+    cell = _filled(experiment, script, name, arm, own, tuned, phase, seed)
     _check(cell)
     return cell
 
@@ -145,14 +149,23 @@ def is_of(cell: Cell, experiment: Experiment) -> bool:
     if Path(cell.script).name != Path(arm.script or experiment.script).name:
         return False
     try:
-        made = _filled(experiment, cell.script, cell.arm, arm, own, cell.tuned, cell.phase, cell.seed)
+        made = _filled(
+            experiment, (cell.script, cell.script_sha256), cell.arm, arm, own, cell.tuned, cell.phase, cell.seed
+        )
     except ConfigError:
         return False
     return made.model_dump(exclude={"id"}) == cell.model_dump(exclude={"id"})
 
 
 def _filled(
-    experiment: Experiment, script: str, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
+    experiment: Experiment,
+    script: tuple[str, str],
+    name: str,
+    arm: Arm,
+    own: Settings,
+    tuned: Settings,
+    phase: Phase,
+    seed: int,
 ) -> Cell:
     settings = own | tuned
     world, after, when = experiment.world, experiment.stop_after, experiment.stop_when
@@ -174,14 +187,15 @@ def _filled(
         "tuned": tuned,
         "world": world,
         "launch": arm.launch,
-        "script": script,
+        "script": script[0],
+        "script_sha256": script[1],
         "args": [fill.text(part, "args") for part in args],
         "options": {**options, "seed": seed},
         "stop_after": fill.text(after, "stop_after"),
         "stop_when": fill.text(when, "stop_when"),
         "patience": fill.text(experiment.patience, "patience"),
         "max_restarts": experiment.max_restarts,
-        "links": Links.model_validate(links.model_dump()).model_dump(),
+        "links": links.filled().model_dump(),
         "faults": [fault.model_dump() for fault in experiment.faults],
         "timeout_s": experiment.timeout_s,
     }
@@ -226,10 +240,11 @@ class _Filler:
         return {name: self.text(value, f"{where}.{name}") for name, value in options.items()}
 
 
-def _existing(script: Path) -> Path:
+def _existing(script: Path) -> tuple[str, str]:
+    """Its absolute path, and a digest of what is in it: an edited script makes new cells."""
     if not script.is_file():
         raise ConfigError(f"script: expected a Python file, got {str(script)!r}, which is none")
-    return script.resolve()
+    return str(script.resolve()), hashlib.sha256(script.read_bytes()).hexdigest()
 
 
 def _check(cell: Cell) -> None:

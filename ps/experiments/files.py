@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ps.config import SPELLED
 from ps.errors import ConfigError
@@ -20,8 +20,17 @@ Launch = Literal["ps", "ranks"]
 Setting = str | int | float | bool
 Best = Literal["max", "min"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Values = Annotated[list[Setting], Field(min_length=1)]
+
+
+def _no_doubles(values: list[Any]) -> list[Any]:
+    double = next((value for at, value in enumerate(values) if value in values[:at]), None)
+    if double is not None:
+        raise ValueError(f"expected each value once, got {double!r} twice")
+    return values
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_no_doubles)]
+Values = Annotated[list[Setting], Field(min_length=1), AfterValidator(_no_doubles)]
 _WORLD = re.compile(r"""(?m)^(\s*world\s*=\s*)("\w*"|'\w*')""")
 
 
@@ -47,8 +56,14 @@ class Links(Link):
     hosts: dict[Annotated[str, Field(pattern=r"^h[1-9]\d*$")], Link] = {}
 
     def of(self, host: str) -> Link:
-        """The link of a host, such as h3."""
-        return self.hosts.get(host, self)
+        """The link of a host, such as h3: what its own table does not say is as for all."""
+        own, common = self.hosts.get(host, Link()), Link(rate_mbit=self.rate_mbit, delay_ms=self.delay_ms)
+        return common.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+    def filled(self) -> Links:
+        """The same, with everything said of each host that has a table."""
+        hosts = {host: self.of(host) for host in self.hosts}
+        return Links(rate_mbit=self.rate_mbit, delay_ms=self.delay_ms, hosts=hosts)
 
 
 class Fault(Section):
@@ -73,7 +88,7 @@ class Tune(Section):
 
     metric: str
     best: Best
-    seeds: Seeds = [0]
+    seeds: Seeds = [101]
     grid: Annotated[dict[str, Values], Field(min_length=1)]
     stop_after: str | None = None  # of a run that tunes, instead of the experiment's own
     stop_when: str | None = None
@@ -131,10 +146,15 @@ class Experiment(Section):
     def _settings_are_told_apart(self) -> Experiment:
         for name in self.run:
             if name == "seed" or name not in (*SPELLED, "parameters"):
-                near = get_close_matches(name, SPELLED, 1)
+                known = [option for option in SPELLED if option != "seed"]
+                near = get_close_matches(name, known, 1)
                 meant = f"{near[0]}, or another" if near else "one"
-                hint = "it is each of `seeds`" if name == "seed" else f"expected {meant} of {', '.join(SPELLED)}"
+                hint = "it is each of `seeds`" if name == "seed" else f"expected {meant} of {', '.join(known)}"
                 raise ValueError(f"run.{name}: {hint}, got an unknown option")
+        if self.tune is not None and (both := set(self.tune.seeds) & set(self.seeds)):
+            raise ValueError(f"tune.seeds: expected seeds that are not among `seeds`, got {min(both)} in both")
+        if self.tune is not None and self.tune.metric == self.report.metric:
+            raise ValueError(f"tune.metric: expected a validation metric, got {self.tune.metric}, which is reported")
         tuned = self.tune.grid if self.tune is not None else {}
         for name in tuned:
             if name in self.grid:

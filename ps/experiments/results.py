@@ -18,7 +18,7 @@ from ps.experiments.cells import Cell, arms, is_of, product
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.statistics import Floats
-from ps.experiments.sweep import choose, has_ended_well
+from ps.experiments.sweep import CHOSEN, has_ended_well
 from ps.metrics import Snapshot
 from ps.plugins import describe
 
@@ -130,7 +130,7 @@ def read_results(folder: Path) -> Results:
     experiment = read_experiment(folder / "experiment.toml")
     environment = _json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
     found = [read_cell(path.parent) for path in sorted((folder / "cells").glob("*/cell.json"))]
-    cells = [cell for cell in found if is_of(cell, experiment)]
+    cells = _newest([cell for cell in found if is_of(cell, experiment)], folder)
     order = {name: place for place, name in enumerate(arms(experiment))}
     cells.sort(key=lambda cell: (order[cell.arm], cell.phase, cell.seed))
     runs, begun = [], []
@@ -146,11 +146,19 @@ def read_results(folder: Path) -> Results:
     return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left)
 
 
+def _newest(cells: list[Cell], folder: Path) -> list[Cell]:
+    """Of cells that differ in what their script held only, the last that was begun."""
+    found: dict[tuple[str, str, int, str], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: (folder / "cells" / cell.id / "cell.json").stat().st_mtime_ns):
+        found[cell.arm, cell.phase, cell.seed, json.dumps(cell.tuned, sort_keys=True)] = cell
+    return list(found.values())
+
+
 def _chosen(runs: list[Run], experiment: Experiment, folder: Path) -> tuple[list[Run], int]:
     """The runs without those whose settings its arm did not choose, and how many these are: the tuning has changed."""
     if experiment.tune is None:
         return runs, 0
-    chosen = choose(experiment.tune, folder, [run.cell for run in runs if run.cell.phase == "tune"])
+    chosen = _json(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
     kept = [run for run in runs if run.cell.phase == "tune" or run.cell.tuned == chosen.get(run.cell.arm)]
     return kept, len(runs) - len(kept)
 

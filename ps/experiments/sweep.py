@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import shutil
 import statistics
@@ -23,6 +25,7 @@ from ps.launch.files import read_text
 from ps.launch.supervisor import Exit, Supervisor
 
 FOLDER = "ps-sweeps"
+CHOSEN = "chosen.json"  # what tuning has found: arm -> settings
 TICK_S = 0.2  # between looks at the clock
 GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell
 
@@ -30,7 +33,6 @@ GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell
 class View(Protocol):
     """What a sweep shows."""
 
-    def began(self, cell: Cell) -> None: ...
     def ended(self, cell: Cell, outcome: Mapping[str, Any] | None, why: str) -> None: ...
     def progress(self, done: int, total: int, running: int, left_s: float | None) -> None: ...
     def say(self, text: str) -> None: ...
@@ -56,7 +58,9 @@ class Sweep:
     virtual: bool = False  # in virtual time, whatever world the file says
     experiment: Experiment = field(init=False)
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
-    stopped: bool = False
+    stopped: bool = False  # before its end
+    broken: bool = False  # by something that the user has to mend
+    _lock: Any = None  # held as long as this lives
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
     total: int = 0
@@ -88,6 +92,10 @@ class Sweep:
                 raise ConfigError(f"{self.folder}: expected results of {self.experiment.name}, got others; use --out")
             else:
                 copy.write_text(self._source)  # cells are told apart by what they are: those that are the same stay
+            self._lock = copy.open("rb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.folder}: expected a folder of its own, got one that a sweep works in") from None
         except OSError as error:
             raise ConfigError(f"{self.folder}: expected a folder to write in, got {error.strerror or error}") from None
 
@@ -101,6 +109,7 @@ class Sweep:
             if self.stopped:
                 return False
             best = choose(tune, self.folder, cells)
+            write_whole(self.folder / CHOSEN, json.dumps(best))
             for name in chosen.keys() - best.keys():
                 self.view.say(f"{name}: no setting has given a value of {tune.metric}, so it is left out")
             for name, settings in best.items():
@@ -125,7 +134,7 @@ class Sweep:
                     self.look_at_time(running, supervisor)
                     self.view.progress(self._done, self.total, len(running), self.left_s(running))
         except OSError as error:
-            self.stopped = True
+            self.stopped = self.broken = True
             self.view.say(f"stopped: {error}; what has finished stays: make room, and start the same sweep again")
 
     def is_done(self, cell: Cell) -> bool:
@@ -146,7 +155,6 @@ class Sweep:
         name = f"{cell.id}/output"  # its log is output.log in its folder
         argv = [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())]
         supervisor.start(name, argv, {**os.environ, **threads, "PYTHONUNBUFFERED": "1"})
-        self.view.began(cell)
         return name
 
     def take(self, item: Running, exit: Exit) -> None:
@@ -195,7 +203,7 @@ def choose(tune: Tune, folder: Path, cells: Sequence[Cell]) -> dict[str, Setting
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         values = metric_of(cell, folder / "cells" / cell.id, tune.metric)
-        best = max((sign * value for value in values), default=float("-inf"))
+        best = max((sign * value for value in values if math.isfinite(value)), default=float("-inf"))
         key = json.dumps(cell.tuned)
         found.setdefault(cell.arm, {}).setdefault(key, []).append(best)
     chosen: dict[str, Settings] = {}
@@ -227,8 +235,19 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
 
 
 def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
-    """It is a result: it has ended by itself, or as its faults would have it."""
-    return outcome is not None and (outcome["exit_code"] == 0 or bool(cell.faults))
+    """It is a result: it has ended by itself, or because of the peer that its faults kill."""
+    if outcome is None or outcome["exit_code"] == 0:
+        return outcome is not None
+    killed = [fault.kill.replace(":", " ") for fault in cell.faults if fault.kill is not None]
+    reasons = tuple(words for peer in killed for words in (f"{peer}: killed by SIGKILL", f"{peer} was lost"))
+    return bool(reasons) and outcome["reason"].startswith(reasons)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file is there whole, or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.rename(path)
 
 
 def jobs_for(experiment: Experiment, wanted: int | None) -> int:

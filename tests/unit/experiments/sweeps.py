@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from ps.experiments.cells import Cell, Settings, arms, final_cells, tuning_cells
 from ps.experiments.files import read_experiment
+from ps.experiments.sweep import CHOSEN
 from ps.metrics import Metrics
 
 Row = tuple[float, int, int, float, float, float, str, float]
@@ -40,6 +41,8 @@ def write_sweep(folder: Path, toml: str, make: Make, chosen: Mapping[str, Settin
     (sweep / "environment.json").write_text(json.dumps({"python": "3.11", "cores": 2}))
     experiment = read_experiment(sweep / "experiment.toml")
     chosen = {arm: {} for arm in arms(experiment)} if chosen is None else chosen
+    if experiment.tune is not None:
+        (sweep / CHOSEN).write_text(json.dumps(chosen))
     cells = [*tuning_cells(experiment, folder), *final_cells(experiment, folder, chosen)]
     for cell in cells:
         write_cell(sweep, cell, make(cell))

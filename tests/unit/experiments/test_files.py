@@ -145,6 +145,14 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ("[run]", 'stop_when = "accuracy"\n[run]', "--stop-when: expected NAME>=NUMBER"),
         ("[run]", '[[compare]]\nname = "x"\nlr = 1.0\n[run]', "x: lr: expected a setting that no grid varies"),
         ('name = "e"', 'name = "e', ":2:"),
+        ("seeds = [1, 2, 3]", "seeds = [1, 1]", "seeds: expected each value once, got 1 twice"),
+        ("[8, 16]", "[8, 8]", "grid.width: expected each value once, got 8 twice"),
+        ("[run]", '[tune]\nmetric = "val"\nbest = "max"\nseeds = [3]\ngrid = {r = [1]}\n[run]', "tune.seeds: .* got 3"),
+        (
+            "[run]",
+            '[tune]\nmetric = "accuracy"\nbest = "max"\ngrid = {r = [1]}\n[run]',
+            "tune.metric: expected a valid",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_runs(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -158,3 +166,25 @@ def test_the_schema_names_every_table() -> None:
     text = json.dumps(schema())
     for name in ("stop_when", "grid", "compare", "tune", "links", "rate_mbit", "faults", "target"):
         assert f'"{name}"' in text
+
+
+def test_a_host_of_its_own_keeps_what_it_does_not_change(tmp_path: Path) -> None:
+    links = "[links]\nrate_mbit = 100\ndelay_ms = 2\nhosts.h2 = {rate_mbit = 10}\n"
+    text = HEAD + RUN + GRID.replace("lr =", "delay_ms = [1.0, 5.0]\nlr =") + links + REPORT
+    found = {cell.links.of("h2").delay_ms for cell in cells(tmp_path, text)}
+    assert found == {1.0, 5.0}
+    assert {cell.links.of("h2").rate_mbit for cell in cells(tmp_path, text)} == {10}
+
+
+def test_an_edited_script_makes_new_cells(tmp_path: Path) -> None:
+    before = cells(tmp_path, HEAD + RUN + GRID + REPORT)
+    experiment = read_experiment(tmp_path / "e.toml")
+    (tmp_path / "train.py").write_text("1")
+    after = final_cells(experiment, tmp_path, {name: {} for name in arms(experiment)})
+    assert not {cell.id for cell in before} & {cell.id for cell in after}
+
+
+def test_arms_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = HEAD.replace("{width}", "{a}{b}") + RUN + '[grid]\na = ["", "x"]\nb = ["", "x"]\nlr = [0.1]\n' + REPORT
+    with pytest.raises(ConfigError, match="got two arms called 'x'"):
+        cells(tmp_path, text)

@@ -85,6 +85,7 @@ def test_only_runs_with_the_settings_that_an_arm_has_chosen_are_reported(tmp_pat
         return Ended([*logged([0.5, 0.95]), *logged([float(str(cell.settings["lr"]))], metric="val")])
 
     write_sweep(tmp_path, TUNED, make, {"bsp": {"lr": 0.3}, "async": {"lr": 0.1}})
+    (tmp_path / "sweep" / "chosen.json").write_text('{"bsp": {"lr": 0.3}, "async": {"lr": 0.3}}')  # tuned once more
     found = read_results(tmp_path / "sweep")
     assert [len(found.final(arm)) for arm in found.arms] == [2, 0]
     assert (found.foreign, found.missing) == (2, 2)
