@@ -57,9 +57,10 @@ class Sweep:
     experiment: Experiment = field(init=False)
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
     stopped: bool = False
+    total: int = 0  # cells
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
-    total: int = 0
+    _source: str = field(init=False)  # of the experiment file
 
     def __post_init__(self) -> None:
         self._source = read_text(str(self.path))
