@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 
 from ps.cli.sweep import run_sweep
-from ps.experiments.files import in_virtual_time, parse_experiment
 from ps.experiments.results import Results, read_results
 from ps.experiments.tables import Row, Table, markdown
 from ps.predict.measure import WARM_UP, measure
@@ -74,9 +73,8 @@ def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measu
     if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
         sys.exit(code)
     results = read_results(folder)
-    experiment = parse_experiment(file, in_virtual_time(file, text))
     found: list[Row] = []
-    for one in predict_experiment(experiment, file.parent, profiles, args.clocks):
+    for one in predict_experiment(results.experiment, file.parent, profiles, args.clocks):
         real_s = step_s(results, one.arm)
         figures = (f"{1e3 * real_s:.1f}", f"{1e3 * one.clock_s:.1f}", f"{100 * (one.clock_s / real_s - 1):+.1f} %")
         found.append((str(hosts), f"{rate:g}", one.arm, *figures))

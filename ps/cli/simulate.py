@@ -8,7 +8,7 @@ import typer
 
 from ps.cli.common import one_line
 from ps.cli.sweep import JOBS_HELP, run_sweep
-from ps.experiments.files import in_virtual_time, parse_experiment
+from ps.experiments.files import in_virtual_time, parse_experiment, read_experiment
 from ps.experiments.sweep import FOLDER
 from ps.experiments.tables import markdown
 from ps.launch.files import read_text
@@ -32,10 +32,11 @@ def simulate(
 
     With --profile nothing is computed: for any number of workers it says how long a clock of each arm takes.
     """
-    experiment = parse_experiment(file, in_virtual_time(file, read_text(str(file))))
     if not profile:
+        experiment = parse_experiment(file, in_virtual_time(file, read_text(str(file))))
         check_workers(experiment, file.parent)
         return run_sweep(file, out if out is not None else Path(FOLDER) / f"{experiment.name}-virtual", jobs, True)
+    experiment = read_experiment(file)
     found = predict_experiment(experiment, file.parent, [read_profile(path) for path in profile], clocks)
     target = out if out is not None else Path(f"{experiment.name}-predicted.csv")
     write_csv(found, target)

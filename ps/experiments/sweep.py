@@ -61,9 +61,10 @@ class Sweep:
     stopped: bool = False  # before its end
     broken: bool = False  # by something that the user has to mend
     _lock: Any = None  # held as long as this lives
+    total: int = 0  # cells
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
-    total: int = 0
+    _source: str = field(init=False)  # of the experiment file
 
     def __post_init__(self) -> None:
         self._source = read_text(str(self.path))

@@ -30,7 +30,8 @@ from ps.predict.profile import QUANTILES, Check, Codec, Cost, Costs, Measured, T
 from ps.sim.network import Network
 from ps.sim.scale import Profile, simulate
 
-RUN_S = 4.0  # of each run, from the end of its first clock
+RUN_S = 4.0  # of each run, from the end of its first clock; more where steps are so long that too few have ended
+LONGEST_S = 20.0
 BEGIN_S = 30.0  # from the start of processes to the end of the first clock
 WARM_UP = 3  # steps that are not counted
 STEPS_MIN = 5  # that are
@@ -45,7 +46,7 @@ class Watching(ControlServer):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config, hold=True)
         self.told: dict[str, list[dict[str, Any]]] = {}  # peer -> what it has measured, each time that it told
-        self._began = time.monotonic()
+        self._made_at = time.monotonic()
 
     def status(self) -> dict[str, Any]:
         """As ever."""
@@ -54,10 +55,17 @@ class Watching(ControlServer):
             told = self.told.setdefault(peer, [])
             if not told or told[-1] != plain:
                 told.append(plain)
-        now, began = time.monotonic(), found["began_at"]
-        if now > (self._began + BEGIN_S if began is None else began + RUN_S) and found["stopped"] is None:
-            self.stop("it has been measured" if began is not None else f"no step ended in {BEGIN_S:g} s", began is None)
+        if found["stopped"] is None and (why := self._why_over(found)) is not None:
+            self.stop(why, failed=found["began_at"] is None)
         return found
+
+    def _why_over(self, found: Mapping[str, Any]) -> str | None:
+        """Why the run has gone on for long enough; None: it has not."""
+        now, began = time.monotonic(), found["began_at"]
+        if began is None:
+            return f"no step ended in {BEGIN_S:g} s" if now > self._made_at + BEGIN_S else None
+        enough = min(worker["clock"] for worker in found["workers"]) > WARM_UP + STEPS_MIN
+        return "it has been measured" if now > began + (RUN_S if enough else LONGEST_S) else None
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,8 @@ def measure(
     """
     check_script("SCRIPT", script)
     config = RunConfig.check({**options, "consistency": "bsp"})
-    bare = observe_bare() if bare is None else bare
     one = observe(script, args, options, 1)
+    bare = observe_bare() if bare is None else bare
     costs = fitted(bare, one)
     check = None
     if with_check:
@@ -206,19 +214,19 @@ def observe(script: str, args: Sequence[str], options: Mapping[str, Any], worker
     if code:
         raise ConfigError(f"{script}: expected a run of some steps, got one that ended with exit code {code}")
     steps, server = [], [Snapshot.from_dict(plain) for plain in made[0].told.get("server:0", [])]
-    snapshots = [Snapshot.from_dict(made[0].told[f"worker:{rank}"][-1]) for rank in range(workers)]
+    snapshots = [Snapshot.from_dict(told[-1]) for peer, told in made[0].told.items() if peer.startswith("worker:")]
     for snapshot in snapshots:
         steps += list(steps_of(snapshot.spans))[WARM_UP:]
     if len(steps) < STEPS_MIN:
         raise ConfigError(f"{script}: expected {WARM_UP + STEPS_MIN} steps or more to measure, got {len(steps)}")
     parameters = made[0].parameters()
     sample = Sample(parameters, Steps(*zip(*steps, strict=True)), [])
-    slices = len(sample.slices)
+    server_s = list(server_seconds(server, len(sample.slices)))
+    if not server_s:
+        raise ConfigError(f"{script}: expected a run of {RUN_S:g} s to measure, got a shorter one; give it more to do")
     shares = [sum(one.total(f"{way}_bytes") for one in snapshots) / sample.nbytes for way in ("push", "pull")]
     clocks = sum(one.histograms[series("compute")].n for one in snapshots)
-    return Sample(
-        parameters, sample.steps, list(server_seconds(server, slices)), shares[0] / clocks, shares[1] / clocks
-    )
+    return Sample(parameters, sample.steps, server_s, shares[0] / clocks, shares[1] / clocks)
 
 
 def steps_of(spans: Sequence[Span]) -> Iterator[tuple[float, float, float]]:

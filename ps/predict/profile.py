@@ -184,10 +184,15 @@ def read_profile(path: Path) -> Measured:
             raise ConfigError(
                 f"{path}: version: expected {VERSION}, got {plain.get('version')!r}; make it again with psctl profile"
             )
-        return Measured.model_validate(plain)
+        found = Measured.model_validate(plain)
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe(error)}") from None
     except OSError as error:
         raise ConfigError(f"{path}: expected a profile made by psctl profile, got {error.strerror or error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected JSON made by psctl profile, got none: {error}") from None
+    try:
+        found.keyspace  # noqa: B018  its parameters make sense together
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return found

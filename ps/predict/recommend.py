@@ -90,7 +90,7 @@ def check_servers(servers: Sequence[str], hosts: int) -> None:
 def advise(
     profiles: Mapping[str, Measured], hosts: int, link: Link, servers: Sequence[str], optimizer: str | None = None
 ) -> Advice:
-    """profiles: by compression. The compute of `none` counts for all, as a codec has no part in it; another codec that is
+    """profiles: by compression. The compute of `none` counts for all, as a codec has no part in it; another that is
     missing leaves its settings out. hosts: each has one worker.
 
     Raises: ConfigError when nothing is left.
@@ -192,8 +192,8 @@ def in_lines(advice: Advice, hosts: int, script: Sequence[str], optimizer: str |
         lines.append(f"{ddp}: not faster by more than a prediction may be off, {off}")
     return [
         *lines,
-        "psctl run is for this machine. On several, with PS_KEY set: the controller, a server on each of the first hosts",
-        "(colocated: of all), a worker on each: psctl server --controller ADDRESS:7070 --listen HOST:0",
+        "psctl run is for this machine. On several, with PS_KEY set: the controller, servers on as many of the hosts",
+        "(colocated: on all), a worker on each: psctl server --controller ADDRESS:7070 --listen HOST:0",
         f"                                       psctl worker --controller ADDRESS:7070 {shlex.join(script)}",
     ]
 

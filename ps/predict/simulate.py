@@ -71,7 +71,7 @@ def _waited_for(outcome: Outcome) -> int | None:
 def predict_experiment(
     experiment: Experiment, folder: Path, profiles: Iterable[Measured], clocks: int
 ) -> list[Predicted]:
-    """Each arm of an experiment in virtual time, with its first seed; what it would tune is as in the first try.
+    """Each arm of an experiment, with its first seed; what it would tune is as in the first try.
 
     Raises: ConfigError naming the arm that nothing can be said of.
     """
@@ -87,6 +87,8 @@ def predict_experiment(
 
 
 def _profile_of(cell: Cell, known: Mapping[str, Measured]) -> Measured:
+    if cell.launch == "ranks":
+        raise ConfigError(f"{cell.arm}: launch: expected a cluster of ours to predict, got ranks, which are none")
     codec = str(Codec.of(cell.config))
     if codec not in known:
         raise ConfigError(

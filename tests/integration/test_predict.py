@@ -64,6 +64,13 @@ def test_a_step_of_the_digits_is_measured_and_predicted(file: Path, capsys: pyte
     assert clock_s["bsp"] >= 2.0, "the slowest computes four times 0.5 s"
 
 
+def test_a_script_that_ends_at_once_cannot_be_measured(file: Path) -> None:
+    command = [sys.executable, "-m", "ps.cli.main", "profile", "train.py", "3"]
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 2
+    assert done.stderr == "psctl profile: train.py: expected 8 steps or more to measure, got 0\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

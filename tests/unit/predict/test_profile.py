@@ -104,6 +104,14 @@ def test_a_file_that_is_none_gets_one_line(tmp_path: Path, text: str | None, wor
     assert "\n" not in str(error.value)
 
 
+def test_parameters_that_no_run_has_are_refused(tmp_path: Path) -> None:
+    plain = profile().model_dump()
+    plain["parameters"][0]["dtype"] = "float33"
+    (tmp_path / "p.json").write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match=r"p.json: parameter 'w0': expected dtype float16, .* got float33"):
+        read_profile(tmp_path / "p.json")
+
+
 @pytest.mark.parametrize(("field", "value"), [("push_share", 0.0), ("compute_s", []), ("compute_s", [-1.0]), ("x", 1)])
 def test_impossible_values_are_refused(tmp_path: Path, field: str, value: object) -> None:
     plain = profile().model_dump() | {field: value}

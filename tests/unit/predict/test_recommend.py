@@ -10,7 +10,7 @@ from ps.errors import ConfigError
 from ps.experiments.files import Link
 from ps.experiments.virtual import TCP_SHARE
 from ps.predict.profile import Check, Measured
-from ps.predict.recommend import advise, check_servers, ddp_s, in_lines, slowest_s
+from ps.predict.recommend import advise, check_servers, ddp_s, in_lines, loopback_mbit, slowest_s
 from tests.unit.predict.profiles import profile
 
 HOSTS = 4
@@ -108,3 +108,8 @@ def test_commands_are_ready() -> None:
 def test_servers_that_make_no_sense(servers: str) -> None:
     with pytest.raises(ConfigError, match="--servers: expected colocated, or 1 to 4"):
         check_servers([servers], HOSTS)
+
+
+def test_this_machine_reaches_itself() -> None:
+    """All that is sent is taken before the time is up."""
+    assert 0 < loopback_mbit() < float("inf")

@@ -79,6 +79,15 @@ def test_who_is_slow_is_waited_for() -> None:
     assert free.staleness_max > 0
 
 
+def test_stragglers_slow_what_was_measured(tmp_path: Path) -> None:
+    """Only runs with payload need a declared compute for that."""
+    (tmp_path / "train.py").write_text("")
+    text = FILE.replace("workers = 4", 'workers = 2\nstragglers = "persistent:factor=3"').replace(', "onebit"', "")
+    made = parse_experiment(tmp_path / "e.toml", text.replace("rate_mbit = 100", ""))
+    [found] = predict_experiment(made, tmp_path, [profile(compute_s=0.2)], 5)
+    assert found.clock_s == pytest.approx(0.6)
+
+
 def test_delays_are_halved_between_two_hosts() -> None:
     network = Network(worker=Host(delay_s=0.5), server=Host(delay_s=0.25))
     assert predict("far", RunConfig(), profile(), network, 5).clock_s == pytest.approx(0.1 + 2 * 0.75)
@@ -101,8 +110,12 @@ def test_the_world_changes_and_nothing_else(tmp_path: Path) -> None:
 
 def test_ranks_are_refused(tmp_path: Path) -> None:
     text = FILE + '[[compare]]\nname = "ddp"\nlaunch = "ranks"\n'
+    made = parse_experiment(tmp_path / "e.toml", text)
+    (tmp_path / "train.py").write_text("")
+    with pytest.raises(ConfigError, match="ddp, none: launch: expected a cluster of ours to predict, got ranks"):
+        predict_experiment(made, tmp_path, [profile()], 5)
     with pytest.raises(ConfigError, match="launch: expected world = processes or netlab for ranks, got virtual"):
-        predict_experiment(experiment(tmp_path, text), tmp_path, [profile()], 5)
+        check_workers(experiment(tmp_path, text), tmp_path)
 
 
 def test_many_workers_need_a_profile(tmp_path: Path) -> None:
