@@ -92,13 +92,15 @@ def write_points(table: pyarrow.Table, environment: Mapping[str, Any], path: Pat
 
 
 def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str, began: float) -> np.ndarray[Any, Any]:
-    """The sum of a figure over all ranks at these times; nan where nobody has told it."""
+    """The sum of a figure over all ranks at these times, over all lives of each; nan where nobody has told it."""
     told = [row for row in rows if row["name"] == figure]
     if not told:
         return np.full(len(seconds), np.nan)
     total = np.zeros(len(seconds))
     for rank in {row["rank"] for row in told}:
         own = [row for row in told if row["rank"] == rank]
-        times, values = [began, *(row["seconds"] for row in own)], [0.0, *(row["value"] for row in own)]
-        total += np.interp(seconds, times, values)
+        values = np.array([0.0, *(row["value"] for row in own)])
+        lost = np.where(np.diff(values) < 0, values[:-1], 0.0)  # a restarted worker counts from 0
+        values[1:] += np.cumsum(lost)
+        total += np.interp(seconds, [began, *(row["seconds"] for row in own)], values)
     return total

@@ -23,7 +23,8 @@ from ps.launch.supervisor import GRACE_S
 from ps.record.entries import new_folder
 
 LOG_DIR = "ps-logs"
-_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY")  # ours to set
+# ours to set
+_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY", "FIGURES_S")
 
 
 @dataclass(frozen=True)
