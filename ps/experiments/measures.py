@@ -64,8 +64,9 @@ def measure(run: Run, report: Report) -> Measured:
     value_N = np.zeros(0) if points is None else averaged(points)
     finite_N = value_N[np.isfinite(value_N)]
     best = np.max if report.best == "max" else np.min
+    final = float(value_N[-1]) if len(value_N) else None
     return Measured(
-        final=float(value_N[-1]) if len(value_N) else None,
+        final=np.nan if _has_diverged(run, report.metric) else final,
         best=float(best(finite_N)) if len(finite_N) else None,
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
         step_s=len(run.outcome.clocks) / speed,
@@ -73,6 +74,12 @@ def measure(run: Run, report: Report) -> Measured:
         moved_gb=_moved_gb(run),
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
+
+
+def _has_diverged(run: Run, metric: str) -> bool:
+    """A worker's last value of this metric was not finite, and so is not among the points."""
+    key = series("nonfinite_log", metric=metric)
+    return any(snapshot.gauges.get(key) == 1 for peer, snapshot in run.peers.items() if peer.startswith("worker:"))
 
 
 def _moved_gb(run: Run) -> float:

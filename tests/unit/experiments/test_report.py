@@ -120,6 +120,19 @@ def one_run(folder: Path, ended: Ended) -> Measured:
     return measure(found.runs[0], found.experiment.report)
 
 
+@pytest.mark.parametrize(
+    ("metric", "last", "final"), [("accuracy", 1, math.nan), ("accuracy", 0, 0.9), ("val", 1, 0.9)]
+)
+def test_a_metric_that_ends_in_values_that_were_left_out_has_diverged(
+    tmp_path: Path, metric: str, last: int, final: float
+) -> None:
+    metrics = Metrics()
+    metrics.gauge("nonfinite_log", last, metric=metric)
+    peers = {"worker:0": PEERS["worker:0"], "worker:1": metrics.snapshot().to_dict()}
+    found = one_run(tmp_path, Ended(logged([0.5, 0.9]), outcome={"peers": peers}))
+    assert found.final == pytest.approx(final, nan_ok=True)
+
+
 def test_seconds_per_step_are_from_tick_to_tick_however_long_processes_take_to_end(tmp_path: Path) -> None:
     """Worker 0 takes 1 s a step, worker 1 takes 0.25 s."""
     fast = Metrics()
