@@ -19,6 +19,7 @@ from ps.experiments import page
 from ps.experiments.cells import Cell
 from ps.experiments.measures import Measured, measure, spent, waited_for
 from ps.experiments.results import read_results
+from ps.experiments.tables import Table, markdown
 from ps.metrics import Metrics
 from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_sweep
 
@@ -250,6 +251,13 @@ def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
     assert [found[arm]["reached"] for arm in ("bsp", "ssp:staleness=3", "async")] == ["3", "0", "3"]
     assert [float(found["bsp"][f"{name}_median"]) for name in ("final", "best")] == pytest.approx([0.22, 0.2])
     assert "Last loss: lowest for bsp" in (folder / "report.md").read_text()
+
+
+def test_a_failure_of_many_lines_is_one_row() -> None:
+    table = Table(
+        "t", ("arm", "why"), (("a", "exit code 1: failed:\n  File 'x'\nValueError: no | such\n\n"), ("b", ""))
+    )
+    assert markdown(table).splitlines()[2:] == ["| a | ValueError: no \\| such |", "| b |  |"]
 
 
 @pytest.mark.usefixtures("undrawn")
