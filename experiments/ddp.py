@@ -1,7 +1,8 @@
 """The network of mnist.py in PyTorch under torch's own ways to train together: what the experiment files compare with.
 
 Run by `psctl sweep` as an arm with `launch = "ranks"`: RANK, WORLD_SIZE and the like are torch's, PS_RUN_LOG is where
-its measurements go. A step is made to compute as long as that of the other arms: --compute-s, --stragglers.
+its measurements go. A step is made to compute as long as that of the other arms, forward and backward together:
+--compute-s, --stragglers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -55,6 +57,18 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
         return float((model(x).argmax(1) == y).float().mean())
 
 
+def backward_s(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Seconds of a backward pass alone, without others: the median of 3 after a first one. Leaves no gradient."""
+    took = []
+    for _ in range(4):
+        loss = cross_entropy(model(x), y)
+        at = time.monotonic()
+        loss.backward()
+        took.append(time.monotonic() - at)
+        model.zero_grad()
+    return median(took[1:])
+
+
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,6 +97,7 @@ def main() -> None:
     ddp, optimizer = wrap(model, args)
     slow, every = slowdowns(args.stragglers, seed), 8 if args.arm == "accumulate" else 1
     steps = ps.data.steps_per_epoch(len(y) - VALIDATION, size, args.batch)
+    own_s = backward_s(model, x[: args.batch], y[: args.batch])
     dist.barrier()
     began, told = time.monotonic(), -args.every
 
@@ -108,7 +123,8 @@ def main() -> None:
         exchanges = (clock + 1) % every == 0
         ddp.require_backward_grad_sync = exchanges
         loss = cross_entropy(ddp(x[mine]), y[mine]) / every
-        time.sleep(max(args.compute_s * slow.of(rank, size, clock) - (time.monotonic() - at), 0.0))
+        # before backward, whose exchange then comes when all but its own computing is over
+        time.sleep(max(args.compute_s * slow.of(rank, size, clock) - (time.monotonic() - at) - own_s, 0.0))
         loss.backward()
         if exchanges:
             optimizer.step()

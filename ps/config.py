@@ -77,7 +77,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="string
             config = cls(**options)
         except ValidationError as error:
             raise ConfigError(describe(error)) from None
-        config.model(), config.rule(), config.rates(), config.codecs(), slowdowns(config.stragglers)
+        config.model(), config.rule(), config.rates(), config.codecs()
+        slow = slowdowns(config.stragglers)
+        if config.compute_s is None and any(part.hastens for part in slow.parts):
+            raise ConfigError(
+                f"stragglers: expected compute_s beside {config.stragglers}, whose steps may take less time than what "
+                "they compute, got none"
+            )
         return config._with_checked_rules()
 
     def model(self) -> Consistency:

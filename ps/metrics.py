@@ -56,6 +56,9 @@ METRICS: dict[str, Metric] = {
     "pull": Metric("span", "seconds", "From asking for values to one message of them.", ("bytes",)),
     "apply": Metric("span", "seconds", "A commit of one slice.", ("shard", "slice", "bytes")),
     "clock": Metric("gauge", "clocks", "Finished clocks.", ("worker",)),
+    "nonfinite_log": Metric(
+        "gauge", "flag", "1: what the script logged last under this name is inf or nan.", ("metric",)
+    ),
     "slices": Metric("gauge", "slices", "Slices that a server steps."),
     "cpu": Metric("gauge", "seconds", "Processor time of the process so far."),
     "lr": Metric("gauge", "rate", "The learning rate at the last pull."),

@@ -29,6 +29,7 @@ from ps.wire import JOB_BYTES
 from ps.worker.client import Client
 from ps.worker.port import TransportPort
 from ps.worker.reader import Reader
+from ps.worker.reports import MEASURED_S
 from ps.worker.runtime import Worker
 
 log = logging.getLogger("ps")
@@ -120,6 +121,7 @@ def join_worker(key: str | None = None) -> Client:
     welcome = port.join(*named(Hello("worker", rank=rank)))
     try:
         client = Client(Worker(port, welcome.job, rank, welcome.config.timeout_s))
+        client._worker.reports.measured_s = figures_s(MEASURED_S)
     except BaseException:
         port.close()
         raise
@@ -172,3 +174,16 @@ def number(variable: str, default: int) -> int:
     if not text.removeprefix("-").isdecimal():
         raise ConfigError(f"environment variable {variable}: expected an integer, got {text!r}")
     return int(text)
+
+
+def figures_s(most: float) -> float:
+    """Seconds between two tellings of what this process has measured: at most those between two reports of the run's
+    figures, PS_FIGURES_S, which are no newer than what they are made of. Raises: ConfigError naming it."""
+    text = os.environ.get("PS_FIGURES_S", str(most))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"environment variable PS_FIGURES_S: expected seconds > 0, got {text!r}")
+    return min(seconds, most)

@@ -2,7 +2,8 @@
 
 Spelled `transient:chance=0.05,factor=8`, `persistent:workers=1,factor=4`, `speeds:of=1/1/2/4`, `exponential`,
 `pareto:alpha=3`, or `package.module:Class:key=value` for one's own; `a+b` multiplies both. A seed slows the same steps
-under every model and in every world, so that runs can be compared in pairs.
+under every model and in every world, so that runs can be compared in pairs. A law that may make a step shorter
+(`exponential`, `pareto`, a factor below 1) needs `compute_s`: what a script computes cannot be made to take less.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ class Stragglers(ABC):
     def slowdown(self, rank: int, size: int, random: Random) -> float:
         """How many times as long a step of this worker takes, >= 0. random: of this seed, worker and clock alone."""
 
+    @property
+    def hastens(self) -> bool:
+        """Whether that may be below 1, which only a step that is made to compute (`compute_s`) can be."""
+        return False
+
 
 @dataclass(frozen=True)
 class Transient(Stragglers):
@@ -37,6 +43,10 @@ class Transient(Stragglers):
     def slowdown(self, rank: int, size: int, random: Random) -> float:
         return self.factor if random.random() < self.chance else 1.0
 
+    @property
+    def hastens(self) -> bool:
+        return self.factor < 1
+
 
 @dataclass(frozen=True)
 class Persistent(Stragglers):
@@ -47,6 +57,10 @@ class Persistent(Stragglers):
 
     def slowdown(self, rank: int, size: int, random: Random) -> float:
         return self.factor if rank >= size - self.workers else 1.0
+
+    @property
+    def hastens(self) -> bool:
+        return self.factor < 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,10 @@ class Exponential(Stragglers):
     def slowdown(self, rank: int, size: int, random: Random) -> float:
         return self.floor + (1 - self.floor) * random.expovariate(1.0)
 
+    @property
+    def hastens(self) -> bool:
+        return self.floor < 1
+
 
 @dataclass(frozen=True)
 class Pareto(Stragglers):
@@ -86,6 +104,10 @@ class Pareto(Stragglers):
 
     def slowdown(self, rank: int, size: int, random: Random) -> float:
         return random.paretovariate(self.alpha) * (self.alpha - 1) / self.alpha
+
+    @property
+    def hastens(self) -> bool:
+        return True
 
 
 STRAGGLERS: dict[str, type[Stragglers]] = {

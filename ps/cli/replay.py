@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 REPLAY_HELP = """Apply a recorded run once more, without workers, and compare checksums of values and optimizer state.
 
-DIR was made by psctl run --record DIR. Exit code 1 when a server ends otherwise than it did.
+DIR was made by psctl run --record DIR. Exit code 1 when a server ends otherwise than it did. A recording
+whose end is missing (its server was killed, the disk was full) has nothing to compare with: that is said, exit code 0.
 
 With other options the gradients stay as they were recorded, in their order, and meet another server side: an open-loop
 replay. What it cannot know: on other values the workers would have computed other gradients. A recording made with

@@ -51,7 +51,7 @@ class Measured:
     final: float | None  # the last value of the curve
     best: float | None
     reached: dict[str, float] | None  # by COSTS, when any rank first logged a value as good as the target
-    step_s: float  # seconds per step of a worker
+    step_s: float  # seconds per step of a worker: workers / steps_per_s
     steps_per_s: float  # of all workers together
     moved_gb: float  # pushed and pulled by all workers; NaN where nobody counted
     epoch_s: float | None  # the mean over workers
@@ -60,19 +60,26 @@ class Measured:
 def measure(run: Run, report: Report) -> Measured:
     """What the report says of a run."""
     points = None if run.points is None else run.points.of(report.metric)
-    steps, seconds = timed(run)
+    speed = steps_per_s(run)
     value_N = np.zeros(0) if points is None else averaged(points)
     finite_N = value_N[np.isfinite(value_N)]
     best = np.max if report.best == "max" else np.min
+    final = float(value_N[-1]) if len(value_N) else None
     return Measured(
-        final=float(value_N[-1]) if len(value_N) else None,
+        final=np.nan if _has_diverged(run, report.metric) else final,
         best=float(best(finite_N)) if len(finite_N) else None,
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
-        step_s=seconds * len(run.outcome.clocks) / steps if steps else np.nan,
-        steps_per_s=steps / seconds if seconds else np.nan,
+        step_s=len(run.outcome.clocks) / speed,
+        steps_per_s=speed,
         moved_gb=_moved_gb(run),
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
+
+
+def _has_diverged(run: Run, metric: str) -> bool:
+    """A worker's last value of this metric was not finite, and so is not among the points."""
+    key = series("nonfinite_log", metric=metric)
+    return any(snapshot.gauges.get(key) == 1 for peer, snapshot in run.peers.items() if peer.startswith("worker:"))
 
 
 def _moved_gb(run: Run) -> float:
@@ -87,11 +94,17 @@ def _moved_gb(run: Run) -> float:
     return max(found, default=np.nan)
 
 
-def timed(run: Run) -> tuple[int, float]:
-    """Steps of all workers, and in how many seconds: from the end of the first clock, before which processes start."""
-    if run.outcome.began is None:
-        return sum(run.outcome.clocks), run.outcome.seconds
-    return sum(max(clocks - 1, 0) for clocks in run.outcome.clocks), run.outcome.seconds - run.outcome.began
+def steps_per_s(run: Run) -> float:
+    """Of all workers together; NaN where nobody has told. Each worker's is its steps / their seconds from tick to tick,
+    so without the start of processes and their end; of ranks, their clocks from the first row to the last."""
+    measured = [run.peers[f"worker:{rank}"] for rank in range(len(run.outcome.clocks)) if f"worker:{rank}" in run.peers]
+    pairs = [(steps(snapshot), total_s(snapshot, "loop")) for snapshot in measured]
+    if run.points is not None and not any(seconds for _, seconds in pairs):
+        own_RN = [run.points.rank == rank for rank in np.unique(run.points.rank) if rank >= 0]
+        pairs = [(int(np.ptp(run.points.clock[own_N])), float(np.ptp(run.points.seconds[own_N]))) for own_N in own_RN]
+    rates = [clocks / seconds for clocks, seconds in pairs if clocks and seconds]
+    # one that has told nothing, as ranks that log nothing, is as fast as the others
+    return len(run.outcome.clocks) * float(np.mean(rates)) if rates else np.nan
 
 
 def _reached(points: Points, best: Best, target: float) -> dict[str, float] | None:
@@ -130,15 +143,14 @@ def spent(run: Run) -> dict[int, Spent]:
     gates = [_gate_s(snapshot) for peer, snapshot in run.peers.items() if peer.startswith("server:")]
     for rank in range(len(run.outcome.clocks)):
         snapshot = run.peers.get(f"worker:{rank}")
-        steps = 0 if snapshot is None else sum(h.n for (name, _), h in snapshot.histograms.items() if name == "loop")
-        if snapshot is None or not steps:
+        if snapshot is None or not (clocks := steps(snapshot)):
             continue
-        step_s = total_s(snapshot, "loop") / steps  # of its last life, as all that it has measured
-        compute_s = total_s(snapshot, "compute") / steps
+        step_s = total_s(snapshot, "loop") / clocks  # of its last life, as all that it has measured
+        compute_s = total_s(snapshot, "compute") / clocks
         gate_s = max(
             (sum(s for other, s in gate.get(rank, {}).items() if other != rank) for gate in gates), default=0.0
         )
-        gate_s = min(gate_s, total_s(snapshot, "wait")) / steps
+        gate_s = min(gate_s, total_s(snapshot, "wait")) / clocks
         found[rank] = Spent(compute_s, gate_s, max(0.0, step_s - compute_s - gate_s))
     return found
 
@@ -163,6 +175,11 @@ def _gate_s(server: Snapshot) -> dict[int, dict[int, float]]:
             other = whose["waited_for"]
             found[int(whose["worker"])][int(other) if other.isdecimal() else -1] = histogram.sum
     return found
+
+
+def steps(worker: Snapshot) -> int:
+    """That a worker has measured, from tick to tick."""
+    return sum(histogram.n for (name, _), histogram in worker.histograms.items() if name == "loop")
 
 
 def total_s(snapshot: Snapshot, name: str) -> float:

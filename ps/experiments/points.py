@@ -32,24 +32,29 @@ def axis_of(cell: Cell, links: str) -> Axis:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The logged values of a run.jsonl; a last line that was cut off is left out. Raises: ConfigError."""
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "name" not in row:
-            continue
-        try:
-            row["rank"] = RUN if row["rank"] is None else int(row["rank"])
-            row |= {"seconds": float(row["time"]), "clock": int(row["clock"]), "value": float(row["value"])}
-            rows.append(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{path}:{number}: expected time, rank, clock, name and value, got {line[:80]} ({error})"
-            ) from None
-    return rows
+    """The logged values of a run.jsonl. Raises: ConfigError."""
+    lines = enumerate(path.read_bytes().splitlines(), 1)
+    return [row for number, line in lines if (row := logged_row(line, path, number)) is not None]
+
+
+def logged_row(line: bytes, path: Path, number: int) -> dict[str, Any] | None:
+    """One logged value; None for a line that holds none: an event, one that was cut off or that two have written into.
+    Raises: ConfigError naming file and line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or "name" not in row:
+        return None
+    try:
+        row["rank"] = RUN if row["rank"] is None else int(row["rank"])
+        row |= {"seconds": float(row["time"]), "clock": int(row["clock"]), "value": float(row["value"])}
+    except (KeyError, TypeError, ValueError) as error:
+        text = line[:80].decode(errors="replace")
+        raise ConfigError(
+            f"{path}:{number}: expected time, rank, clock, name and value, got {text} ({error!r})"
+        ) from None
+    return row
 
 
 def points(cell: Cell, rows: list[dict[str, Any]], axis: Axis, began: float) -> pyarrow.Table:
@@ -87,13 +92,15 @@ def write_points(table: pyarrow.Table, environment: Mapping[str, Any], path: Pat
 
 
 def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str, began: float) -> np.ndarray[Any, Any]:
-    """The sum of a figure over all ranks at these times; nan where nobody has told it."""
+    """The sum of a figure over all ranks at these times, over all lives of each; nan where nobody has told it."""
     told = [row for row in rows if row["name"] == figure]
     if not told:
         return np.full(len(seconds), np.nan)
     total = np.zeros(len(seconds))
     for rank in {row["rank"] for row in told}:
         own = [row for row in told if row["rank"] == rank]
-        times, values = [began, *(row["seconds"] for row in own)], [0.0, *(row["value"] for row in own)]
-        total += np.interp(seconds, times, values)
+        values = np.array([0.0, *(row["value"] for row in own)])
+        lost = np.where(np.diff(values) < 0, values[:-1], 0.0)  # a restarted worker counts from 0
+        values[1:] += np.cumsum(lost)
+        total += np.interp(seconds, [began, *(row["seconds"] for row in own)], values)
     return total

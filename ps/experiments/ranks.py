@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -12,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ps.errors import ConfigError
 from ps.experiments.cells import Cell
+from ps.experiments.points import logged_row
 from ps.launch.options import Place, rules_of
 from ps.launch.rules import RUN, Progress, Report, Rule
 from ps.launch.run import used
@@ -65,9 +66,10 @@ class Log:
     path: Path
     size: int
     clocks: list[int] = field(init=False)  # the last that each has told
-    began: float | None = None  # the first time that any has told
+    began: float | None = None  # when the first line was there, in `seconds`: ranks have clocks of their own
     started: float = field(default_factory=time.monotonic)
     _read: int = 0  # bytes
+    _lines: int = 0
 
     def __post_init__(self) -> None:
         self.path.write_text("")
@@ -79,25 +81,28 @@ class Log:
         return time.monotonic() - self.started
 
     def look(self, rules: list[Rule]) -> str | None:
-        """Takes what is new; why the run is to stop, if it is."""
+        """Takes what is new; why the run is to stop, if it is. Raises: ConfigError naming file and line."""
         with self.path.open("rb") as file:
             file.seek(self._read)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        reports = [Report(row["time"], _rank(row), row["clock"], row["name"], row["value"]) for row in rows]
+        reports = []
+        for line in whole.splitlines():
+            self._lines += 1
+            if (row := logged_row(line, self.path, self._lines)) is None:
+                continue
+            if not RUN <= row["rank"] < self.size:
+                raise ConfigError(f"{self.path}:{self._lines}: rank: expected 0 to {self.size - 1}, got {row['rank']}")
+            reports.append(Report(row["seconds"], row["rank"], row["clock"], row["name"], row["value"]))
         for report in reports:
             if report.rank != RUN:
                 self.clocks[report.rank] = max(self.clocks[report.rank], report.clock)
-            self.began = report.seconds if self.began is None else min(self.began, report.seconds)
+        if reports and self.began is None:
+            self.began = self.seconds
         told = [clock for clock in self.clocks if clock] or [0]  # ranks that log nothing are where the others are
         here = Progress(self.seconds, told, [])
         return next((reason for rule in rules if (reason := rule.reason(here, reports)) is not None), None)
-
-
-def _rank(row: dict[str, Any]) -> int:
-    return RUN if row["rank"] is None else int(row["rank"])
 
 
 def _commands(cell: Cell, log: Path, place: Callable[[str], Place]) -> list[tuple[list[str], dict[str, str]]]:

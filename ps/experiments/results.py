@@ -43,7 +43,6 @@ class Outcome(BaseModel):
     exit_code: int
     reason: str | None = None
     seconds: float  # since the start of the run
-    began: float | None = None  # the end of the first clock; None: there was none
     clocks: list[int]  # finished, by rank
     restarts: dict[int, int] = {}  # by rank
     links: str

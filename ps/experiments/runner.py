@@ -45,7 +45,10 @@ def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
     rows = read_log(folder / "run.jsonl")
     environment = json.loads((folder.parent.parent / "environment.json").read_text())
     written = folder / "points.parquet.part"
-    write_points(points(cell, rows, axis_of(cell, outcome["links"]), outcome["began"] or 0.0), environment, written)
+    began = outcome["began"] or 0.0
+    if cell.launch == "ranks":  # their times are of a clock of their own
+        began = min((row["seconds"] for row in rows), default=0.0)
+    write_points(points(cell, rows, axis_of(cell, outcome["links"]), began), environment, written)
     written.rename(folder / "points.parquet")
     written = folder / "outcome.json.part"
     written.write_text(json.dumps(outcome))

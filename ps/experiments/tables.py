@@ -184,6 +184,11 @@ def _for_latex(text: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's kind."""
+    """A table of GitHub's kind, a line for each row: of a text of several lines the last, as of a traceback."""
     rows = [table.head, ("---",) * len(table.head), *table.rows]
-    return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(_for_markdown(text) for text in row)} |" for row in rows)
+
+
+def _for_markdown(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].replace("|", r"\|") if lines else ""

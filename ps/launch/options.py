@@ -23,7 +23,8 @@ from ps.launch.supervisor import GRACE_S
 from ps.record.entries import new_folder
 
 LOG_DIR = "ps-logs"
-_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY")  # ours to set
+# ours to set
+_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY", "FIGURES_S")
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,15 @@ def checked_config(options: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.check(counted(options))
     except ConfigError:
-        for name, value in options.items():  # no option looks at another, so one of them is wrong by itself
-            _check_alone(name, value)
+        for name, value in options.items():  # but for `beside`, no option looks at another: one is wrong by itself
+            beside = {"compute_s": 0.0} if name == "stragglers" else {}
+            _check_alone(name, value, beside)
         raise
 
 
-def _check_alone(name: str, value: Any) -> None:
+def _check_alone(name: str, value: Any, beside: dict[str, Any]) -> None:
     try:
-        RunConfig.check(counted({name: value}))
+        RunConfig.check(counted({**beside, name: value}))
     except ConfigError as error:
         words = str(error).removeprefix(f"{name}: ")
         raise ConfigError(f"--{name.replace('_', '-')}: {words}") from None

@@ -105,6 +105,7 @@ class Run:
         """Servers first: a worker's first message finds them."""
         address = self.control.start()
         self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers, self.key)
+        self.env["PS_FIGURES_S"] = str(self.options.figures_s)
         for shard in range(self.config.servers):
             env = server_environment(self.env, shard, self.options.script)
             place = self.options.place(f"server {shard}")

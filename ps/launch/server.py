@@ -13,7 +13,7 @@ from ps.control.hello import Hello, LinkEnd
 from ps.errors import Error, OutboxFull
 from ps.key import key_of_environment
 from ps.launch.asked import Asked
-from ps.processes import ClusterPort, named, number
+from ps.processes import ClusterPort, figures_s, named, number
 from ps.server.build import build_server
 from ps.server.runtime import Server
 from ps.transport.base import Unreachable
@@ -22,7 +22,7 @@ from ps.types import PeerId
 IDLE_S = 0.5  # an idle server looks so often whether it is still needed
 RETRY_S = 0.005  # what a slow reader had no room for is tried again so often
 LEAVE_S = 5.0  # a server that is asked to stop waits so long for the others to be told
-METRICS_S = 1.0  # the controller hears so often what was measured
+METRICS_S = 1.0  # the controller hears so often what was measured, unless PS_FIGURES_S is less
 
 
 def main() -> int:
@@ -77,7 +77,11 @@ def serve(listen: str, advertise: str = "", asked: Asked | None = None, record: 
 
 
 def _work(port: ClusterPort, server: Server, config: RunConfig, asked: Asked | None) -> None:
-    told_at, heard_at = 0.0, time.monotonic()  # heard_at: with a controller any silence is fine
+    metrics_s, told_at, heard_at = (
+        figures_s(METRICS_S),
+        0.0,
+        time.monotonic(),
+    )  # heard_at: with a controller any silence is fine
     leave_at = float("inf")
     while not _is_over(port.end, server, time.monotonic() - heard_at > config.timeout_s):
         if asked is not None and asked.by and leave_at == float("inf"):
@@ -85,7 +89,7 @@ def _work(port: ClusterPort, server: Server, config: RunConfig, asked: Asked | N
             _say_why(port, asked)
         if time.monotonic() >= leave_at or (leave_at < float("inf") and port.end is not None):
             return
-        item = port.transport.recv(RETRY_S if server.has_unsent else IDLE_S)
+        item = port.transport.recv(RETRY_S if server.has_unsent else min(IDLE_S, metrics_s))
         now = time.monotonic()
         if item is not None or port.end is None:
             heard_at = now
@@ -93,7 +97,7 @@ def _work(port: ClusterPort, server: Server, config: RunConfig, asked: Asked | N
             server.retry_unsent()
         else:
             server.receive(*item, now)
-        if now - told_at > METRICS_S:
+        if now - told_at >= metrics_s:
             told_at = now
             port.measured(server.metrics)
 

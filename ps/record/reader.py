@@ -61,7 +61,8 @@ class Recording:
 def recordings(folder: Path) -> list[Recording]:
     """Those of all servers of a run, in order. Raises: ConfigError naming the file that is missing or does not fit."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: expected the folder of a recording, made by psctl run --record, got none")
+        got = f"a file; give its folder, {folder.parent}" if folder.is_file() else "none"
+        raise ConfigError(f"{folder}: expected the folder of a recording, made by psctl run --record, got {got}")
     first = Recording(file_of(folder, 0))
     found = [first, *(Recording(file_of(folder, shard)) for shard in range(1, first.header.config.servers))]
     for shard, one in enumerate(found):

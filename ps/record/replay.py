@@ -195,7 +195,8 @@ class Replay:
         """The rate that a shard would have given this commit: as in `Arrivals.due` and `Rounds.due`."""
         decision = self.config.model().commit(self.ledger.sharing)
         if isinstance(decision, Gather):
-            clock, rate = commit.base * decision.clocks, 1.0
+            shift = int(self.config.model().cadence.shift_E(self.ledger.ids_S[[commit.slice]])[0])
+            clock, rate = max(commit.base * decision.clocks - shift, 0), 1.0
         else:
             clock, rate = int(self.ledger.min_clock_S()[commit.slice]), decision.rate
         return rate * self.ledger.lr(clock, self.values.optimizer.lr * self.config.rates().factor(clock))

@@ -26,15 +26,24 @@ class Client(TrainingCalls, StateCalls):
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker)
         self.idle_clock: Callable[[float], None] = self._idle_clock  # given seconds; a wrapper that pulls has its own
+        self._diverged: set[str] = set()  # metrics whose last value was not finite
         self.on_close: Callable[[], None] = lambda: None  # ends an embedded cluster
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
     def log(self, **values: SupportsFloat) -> None:
-        """Metrics of this clock, for the live view, stop rules, sweeps. Non-finite values are left out."""
+        """Metrics of this clock, for the live view, stop rules, sweeps.
+
+        Non-finite values are left out; the measure `nonfinite_log` says of which metrics the last one was.
+        """
         self._open("log")
         numbers = {name: checked_number(f"log: {name}", value) for name, value in values.items()}
         kept = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        for name in numbers.keys() - kept.keys() - self._diverged:
+            self._worker.metrics.gauge("nonfinite_log", 1, metric=name)
+        for name in kept.keys() & self._diverged:
+            self._worker.metrics.gauge("nonfinite_log", 0, metric=name)
+        self._diverged = (self._diverged | numbers.keys()) - kept.keys()
         self._worker.reports.log(tuple(kept), tuple(kept.values()))
 
     def barrier(self, *, timeout: float | None = None) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LEASE_BEATS = 4  # signs of life per lease, while waiting
 REPORT_S = 0.1  # the controller hears of progress, of logged values, and of what is done of a lease, so often
-MEASURED_S = 2.0  # and so often of what this worker has measured
+MEASURED_S = 2.0  # and so often of what this worker has measured, unless it is said otherwise
 
 
 class Reports:
@@ -21,6 +21,7 @@ class Reports:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.measured_s = MEASURED_S
         self._logs: list[tuple[float, Log]] = []  # not yet reported, and when it was logged
         self._reported = Clock(0)  # what the controller knows
         self._report_at = 0.0  # not before
@@ -51,7 +52,7 @@ class Reports:
             self._logs.clear()
             worker.post(CONTROLLER, Progress(WorkerId(worker.rank), worker.incarnation, self._reported))
             if now or time >= self._measured_at:
-                self._measured_at = time + MEASURED_S
+                self._measured_at = time + self.measured_s
                 worker.metrics.gauge("lr", worker.session.lr)
                 worker.port.measured(worker.metrics)
 

@@ -387,6 +387,17 @@ def test_log_shows_in_status(seed: int | None) -> None:
         assert logged == [{"loss": 0.25, "accuracy": 1.0}, {"loss": 1.25, "accuracy": 1.0}]
 
 
+def test_it_is_measured_which_metrics_end_in_values_that_are_left_out(seed: int | None) -> None:
+    def train(client: ps.Client) -> dict[str, float]:
+        client.log(spike=float("inf"), loss=1.0, fine=1.0)
+        client.log(spike=2.0, loss=float("nan"))
+        client.log(fine=2.0)
+        gauges = client.metrics.snapshot().gauges
+        return {dict(labels)["metric"]: value for (name, labels), value in gauges.items() if name == "nonfinite_log"}
+
+    assert run(seed, train, workers=1) == [{"spike": 0.0, "loss": 1.0}]
+
+
 def test_set_lr_at_a_clock(seed: int | None) -> None:
     def train(client: ps.Client) -> list[float]:
         client.register(vector())

@@ -170,6 +170,7 @@ def test_wrong_flags_are_one_line(tape: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     for argv, text in (
         ((str(tape / "no"),), "expected the folder of a recording, made by psctl run --record, got none"),
+        ((str(tape / "server-0.record"),), f"--record, got a file; give its folder, {tape}"),
         ((str(tape), "--lr", "fast"), "Invalid value for '--lr': "),
         ((str(tape), "--save", str(tape)), "--save: expected a file to write, got the folder"),
         ((str(tape), "--optimizer", "sgd"), "--optimizer: "),

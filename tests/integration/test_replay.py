@@ -204,6 +204,13 @@ def test_a_schedule_counts_the_clocks_of_rounds(tape: Path, tmp_path: Path) -> N
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
+def test_a_schedule_counts_the_clocks_of_each_fragment_s_rounds(tape: Path) -> None:
+    """Fragments take turns, so their rounds begin at clocks of their own."""
+    schedule = "inverse_sqrt:warmup=2"
+    checksum = record(tape, consistency="local:every=4,fragments=2,local_lr=0.1", schedule=schedule)
+    assert replayed(tape, schedule=schedule)[1] == checksum
+
+
 def test_a_lossy_recording_takes_other_rates_and_no_other_codec(tape: Path) -> None:
     checksum = record(tape, consistency="async", compression="onebit")
     assert replayed(tape, compression="onebit")[1] == checksum

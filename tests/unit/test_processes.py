@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -61,3 +62,32 @@ def test_variables_that_are_no_numbers_are_named(monkeypatch: pytest.MonkeyPatch
         processes.number("PS_SHARD", -1)
     monkeypatch.delenv("PS_SHARD")
     assert processes.number("PS_SHARD", -1) == -1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(None, 2.0), ("0.5", 0.5), ("5.0", 2.0)])
+def test_figures_are_no_older_than_a_report_of_them(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, seconds: float
+) -> None:
+    if text is not None:
+        monkeypatch.setenv("PS_FIGURES_S", text)
+    assert processes.figures_s(2.0) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "soon", "nan", "inf"])
+def test_seconds_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PS_FIGURES_S", text)
+    with pytest.raises(ConfigError, match=f"environment variable PS_FIGURES_S: expected seconds > 0, got '{text}'"):
+        processes.figures_s(2.0)
+
+
+def test_a_worker_tells_its_measures_as_often_as_figures_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    welcome = SimpleNamespace(job=b"", config=SimpleNamespace(timeout_s=1.0))
+    worker = SimpleNamespace(reports=SimpleNamespace(measured_s=2.0))
+    monkeypatch.setattr(processes, "ClusterPort", lambda *_: SimpleNamespace(join=lambda *_: welcome))
+    monkeypatch.setattr(processes, "Worker", lambda *_: worker)
+    monkeypatch.setattr(processes, "Client", lambda worker: SimpleNamespace(_worker=worker))
+    monkeypatch.setattr("atexit.register", lambda *_: None)
+    monkeypatch.setenv("PS_CONTROLLER", "127.0.0.1:1")
+    monkeypatch.setenv("PS_FIGURES_S", "0.25")
+    processes.join_worker()
+    assert worker.reports.measured_s == 0.25

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import ps
+from ps.config import RunConfig
 from ps.errors import ConfigError
+from ps.launch.options import checked_config
 from ps.stragglers import slowdowns
 
 COMPUTE_S = 0.25
@@ -77,6 +79,29 @@ def test_the_same_seed_worker_and_clock_are_as_slow_again_and_others_are_not() -
 def test_wrong_spellings_are_named(spec: str, words: str) -> None:
     with pytest.raises(ConfigError, match=f"^{words}"):
         ps.LocalCluster(stragglers=spec)
+
+
+HASTENING = ["exponential", "exponential:floor=0.9", "pareto", "transient:factor=0.5", "persistent:factor=0"]
+SLOWING = ["exponential:floor=1", "transient", "persistent", "speeds:of=1/0.5/4", "transient:factor=1"]
+
+
+@pytest.mark.parametrize("spec", HASTENING + [f"speeds:of=1/2+{spec}" for spec in HASTENING])
+def test_a_law_that_makes_steps_shorter_needs_a_time_to_make_shorter(spec: str) -> None:
+    RunConfig.check({"stragglers": spec, "compute_s": 0.1})
+    with pytest.raises(ConfigError, match=r"^stragglers: expected compute_s beside .*, got none$") as raised:
+        RunConfig.check({"stragglers": spec})
+    assert spec in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("spec", SLOWING)
+def test_a_law_that_only_slows_does_not(spec: str) -> None:
+    RunConfig.check({"stragglers": spec})
+    assert min(sample(spec, clocks=200)) >= 1.0
+
+
+def test_the_flag_that_is_wrong_is_named_beside_such_a_law() -> None:
+    with pytest.raises(ConfigError, match=r"^--consistency: "):
+        checked_config({"stragglers": "pareto", "compute_s": 0.1, "consistency": "spp"})
 
 
 def steps(consistency: str, clocks: int, **options: Any) -> list[tuple[float, float]]:

@@ -17,8 +17,10 @@ from pyarrow import parquet
 from ps.cli.main import main
 from ps.experiments import page
 from ps.experiments.cells import Cell
-from ps.experiments.measures import spent, waited_for
+from ps.experiments.measures import Measured, measure, spent, waited_for
 from ps.experiments.results import read_results
+from ps.experiments.tables import Table, markdown
+from ps.metrics import Metrics
 from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_sweep
 
 TOML = """
@@ -89,8 +91,8 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
         expected = {
             "final": [points[-1]["value"] for points in cells],
             "best": [max(row["value"] for row in points) for points in cells],
-            "step_s": [points[-1]["seconds"] * 2 / 20 for points in cells],
-            "steps_per_s": [20 / points[-1]["seconds"] for points in cells],
+            "step_s": [1.0] * 3,  # PEERS, not the rows
+            "steps_per_s": [2.0] * 3,
             "moved_gb": [2 * (3 + 5) / 1000] * 3,  # PEERS: more than the rows have
             "seconds_to_target": [row["seconds"] for row in there],
             "mb_to_target": [row["pushed_mb"] + row["pulled_mb"] for row in there],
@@ -109,6 +111,44 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
             lines = [next(line for line in page.splitlines() if line.lstrip("| ").startswith(arm)) for page in pages]
             assert all(f"{statistics.median(values):.4g}" in line for line in lines), (arm, name, lines)
         assert all(("not reached" in line) == (not there) for line in lines)
+
+
+def one_run(folder: Path, ended: Ended) -> Measured:
+    """Of an experiment that has only this one."""
+    toml = TOML.replace("[1, 2, 3]", "[1]").replace('"bsp", "ssp:staleness=3", "async"', '"async"')
+    write_sweep(folder, toml, lambda cell: ended)
+    found = read_results(folder / "sweep")
+    return measure(found.runs[0], found.experiment.report)
+
+
+@pytest.mark.parametrize(
+    ("metric", "last", "final"), [("accuracy", 1, math.nan), ("accuracy", 0, 0.9), ("val", 1, 0.9)]
+)
+def test_a_metric_that_ends_in_values_that_were_left_out_has_diverged(
+    tmp_path: Path, metric: str, last: int, final: float
+) -> None:
+    metrics = Metrics()
+    metrics.gauge("nonfinite_log", last, metric=metric)
+    peers = {"worker:0": PEERS["worker:0"], "worker:1": metrics.snapshot().to_dict()}
+    found = one_run(tmp_path, Ended(logged([0.5, 0.9]), outcome={"peers": peers}))
+    assert found.final == pytest.approx(final, nan_ok=True)
+
+
+def test_seconds_per_step_are_from_tick_to_tick_however_long_processes_take_to_end(tmp_path: Path) -> None:
+    """Worker 0 takes 1 s a step, worker 1 takes 0.25 s."""
+    fast = Metrics()
+    for _ in range(40):
+        fast.observe("loop", 0.25)
+    peers = {"worker:0": PEERS["worker:0"], "worker:1": fast.snapshot().to_dict()}
+    found = one_run(tmp_path, Ended(logged([0.5, 0.9]), outcome={"peers": peers, "began": 2.0, "seconds": 500.0}))
+    assert (found.steps_per_s, found.step_s) == (5.0, 0.4)
+
+
+def test_seconds_per_step_of_ranks_are_from_the_first_row_to_the_last(tmp_path: Path) -> None:
+    """Rank 1 logs nothing: it is as fast as rank 0, 2 clocks in 3 seconds."""
+    rows = logged([0.5, 0.7, 0.9], every_s=3.0)
+    found = one_run(tmp_path, Ended(rows, outcome={"peers": {}, "began": 2.0, "seconds": 500.0}))
+    assert (found.steps_per_s, found.step_s) == pytest.approx((4 / 3, 1.5))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -211,6 +251,13 @@ def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
     assert [found[arm]["reached"] for arm in ("bsp", "ssp:staleness=3", "async")] == ["3", "0", "3"]
     assert [float(found["bsp"][f"{name}_median"]) for name in ("final", "best")] == pytest.approx([0.22, 0.2])
     assert "Last loss: lowest for bsp" in (folder / "report.md").read_text()
+
+
+def test_a_failure_of_many_lines_is_one_row() -> None:
+    table = Table(
+        "t", ("arm", "why"), (("a", "exit code 1: failed:\n  File 'x'\nValueError: no | such\n\n"), ("b", ""))
+    )
+    assert markdown(table).splitlines()[2:] == ["| a | ValueError: no \\| such |", "| b |  |"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -70,7 +70,7 @@ print(os.environ["PS_SIZE"], os.environ["PS_LOCAL_RANK"], int(os.environ["OMP_NU
 say("clock", 3); say("log loss", 0.5); say("done")
 """
     assert launch(script, workers=2, servers=2, args=("--servers", "x")) == 0, launch.err
-    names = "PS_CONTROLLER,PS_DATA,PS_JOB,PS_LOCAL_RANK,PS_LOCAL_SIZE,PS_RANK,PS_SIZE"
+    names = "PS_CONTROLLER,PS_DATA,PS_FIGURES_S,PS_JOB,PS_LOCAL_RANK,PS_LOCAL_SIZE,PS_RANK,PS_SIZE"
     for rank in (0, 1):
         assert f"[worker {rank}] {names}\n" in launch.out
         assert f"[worker {rank}] 2 {rank} True ['--servers', 'x']\n" in launch.out
