@@ -128,7 +128,9 @@ class Slowdowns:
 
     def of(self, rank: int, size: int, clock: int) -> float:
         """How many times as long the step of this worker in this clock takes."""
-        random = Random(f"{self.seed} {rank} {clock}") if self.parts else Random()
+        if not self.parts:
+            return 1.0
+        random = Random(f"{self.seed} {rank} {clock}")
         return prod(part.slowdown(rank, size, random) for part in self.parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ def sweep(
 def run_sweep(file: Path, folder: Path, jobs: int | None, virtual: bool = False) -> int:
     """Runs what is missing in the folder; the exit code. virtual: in virtual time, whatever world the file says."""
     need("pyarrow")
-    with Shown() as view:
-        work = Sweep(file, folder, 1, view, virtual)
+    with Shown() as view, closing(Sweep(file, folder, 1, view, virtual)) as work:
         work.jobs = jobs_for(work.experiment, jobs)
         work.prepare()
         fine = work.run()

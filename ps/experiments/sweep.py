@@ -119,6 +119,11 @@ class Sweep:
         self._run(final_cells(self.experiment, folder, chosen))
         return not (self.stopped or self.failed) and len(chosen) == len(arms(self.experiment))
 
+    def close(self) -> None:
+        """Others may work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
     def _run(self, cells: Sequence[Cell]) -> None:
         waiting = deque(cell for cell in cells if not self.is_done(cell))
         self._done += len(cells) - len(waiting)

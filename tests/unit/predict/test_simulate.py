@@ -31,7 +31,7 @@ rate_mbit = 100
 compression = ["none", "onebit"]
 
 [tune]
-metric = "loss"
+metric = "val"
 best = "min"
 world = 'processes'
 grid = { optimizer = ["sgd:lr=0.1", "sgd:lr=1"] }
