@@ -45,9 +45,9 @@ def sweep(
     if file is None:
         raise ConfigError("FILE: expected an experiment file, got none; docs/experiments.md shows one")
     experiment = read_experiment(file)
-    cells = check_cells(experiment, file.parent)
     folder = out if out is not None else Path(FOLDER) / experiment.name
     if check:
+        cells = check_cells(experiment, file.parent)
         print(f"{file}: {cells} cells, {experiment.world}; results go to {folder}")
         return 0
     return run_sweep(file, folder, jobs)

@@ -83,9 +83,10 @@ def tuning_cells(experiment: Experiment, folder: Path) -> list[Cell]:
     """What has to run before each arm knows its settings; none without [tune]."""
     if experiment.tune is None:
         return []
+    known = arms(experiment)
     return [
-        make_cell(experiment, folder, name, settings, "tune", seed)
-        for name in arms(experiment)
+        make_cell(experiment, folder, name, *known[name], settings, "tune", seed)
+        for name in known
         for settings in product(experiment.tune.grid)
         for seed in experiment.tune.seeds
     ]
@@ -93,8 +94,9 @@ def tuning_cells(experiment: Experiment, folder: Path) -> list[Cell]:
 
 def final_cells(experiment: Experiment, folder: Path, chosen: Mapping[str, Settings]) -> list[Cell]:
     """What is reported. chosen: by arm, the settings that tuning has found, {} without [tune]."""
+    known = arms(experiment)
     return [
-        make_cell(experiment, folder, name, tuned, "final", seed)
+        make_cell(experiment, folder, name, *known[name], tuned, "final", seed)
         for name, tuned in chosen.items()
         for seed in experiment.seeds
     ]
@@ -102,10 +104,13 @@ def final_cells(experiment: Experiment, folder: Path, chosen: Mapping[str, Setti
 
 def check_cells(experiment: Experiment, folder: Path) -> int:
     """Makes every cell that may run once, and counts those that will. Raises: ConfigError naming the arm and field."""
-    tuning = tuning_cells(experiment, folder)
+    return len(tuning_cells(experiment, folder)) + len(untuned_cells(experiment, folder))
+
+
+def untuned_cells(experiment: Experiment, folder: Path) -> list[Cell]:
+    """As `final_cells`, before anything was tuned: with the first setting of the tuning grid."""
     first = next(product(experiment.tune.grid)) if experiment.tune is not None else {}
-    final = final_cells(experiment, folder, dict.fromkeys(arms(experiment), first))
-    return len(tuning) + len(final)
+    return final_cells(experiment, folder, dict.fromkeys(arms(experiment), first))
 
 
 def product(grid: Mapping[str, list[Setting]]) -> Iterator[Settings]:
@@ -120,21 +125,16 @@ def spelled(name: str, value: Setting) -> str:
     )
 
 
-def make_cell(experiment: Experiment, folder: Path, name: str, tuned: Settings, phase: Phase, seed: int) -> Cell:
-    """One run of the arm of this name. Raises: ConfigError naming the arm and what is impossible in it."""
-    arm, own = arms(experiment)[name]
-    try:
-        return _cell(experiment, folder, name, arm, own, tuned, phase, seed)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from None
-
-
-def _cell(
+def make_cell(
     experiment: Experiment, folder: Path, name: str, arm: Arm, own: Settings, tuned: Settings, phase: Phase, seed: int
 ) -> Cell:
-    script = _existing(folder / (arm.script or experiment.script))
-    cell = _filled(experiment, script, name, arm, own, tuned, phase, seed)
-    _check(cell)
+    """One run of an arm of this name and settings. Raises: ConfigError naming the arm and what is impossible in it."""
+    try:
+        script = _existing(folder / (arm.script or experiment.script))
+        cell = _filled(experiment, script, name, arm, own, tuned, phase, seed)
+        _check(cell)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
     return cell
 
 

@@ -74,6 +74,11 @@ class Fault(Section):
     cut: Annotated[str, Field(pattern=r"^(worker|server):\d+$")] | None = None
     seconds: Positive | None = None  # of a cut
 
+    @property
+    def killed(self) -> str:
+        """The process that is killed, as runs call it: "worker 1"; empty for a cut."""
+        return (self.kill or "").replace(":", " ")
+
     @model_validator(mode="after")
     def _one_thing(self) -> Fault:
         if (self.kill is None) == (self.cut is None):

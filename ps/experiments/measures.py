@@ -11,10 +11,10 @@ import numpy as np
 from ps.experiments.files import Best, Report
 from ps.experiments.results import Points, Run
 from ps.experiments.statistics import Curve, Floats
+from ps.launch.figures import MB
 from ps.launch.rules import EPOCH
 from ps.metrics import Histogram, Snapshot, merge, series
 
-MB = 1e6  # bytes
 COSTS = ("seconds", "mb", "commits")
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from ps.errors import ConfigError
 from ps.experiments.cells import Cell
+from ps.launch.rules import RUN
 
 if TYPE_CHECKING:
     import pyarrow
 
 Axis = Literal["virtual", "emulated", "wall"]
-RUN = -1  # the rank of what belongs to no worker
 FIGURES_S = 0.5  # between two reports of our own figures: bytes and commits in between are taken to grow evenly
 FIGURES = "ps/"  # how the names of our own figures begin
 _SUMS = {"pushed_mb": "ps/pushed_mb", "pulled_mb": "ps/pulled_mb", "commits": "ps/commits"}

@@ -14,7 +14,7 @@ from typing import Any
 from ps.errors import ConfigError
 from ps.experiments.cells import Cell
 from ps.experiments.points import logged_row
-from ps.launch.options import Place, rules_of
+from ps.launch.options import Place, rules_of, threads_of
 from ps.launch.rules import RUN, Progress, Report, Rule
 from ps.launch.run import used
 from ps.launch.supervisor import Exit, Supervisor
@@ -108,7 +108,6 @@ class Log:
 def _commands(cell: Cell, log: Path, place: Callable[[str], Place]) -> list[tuple[list[str], dict[str, str]]]:
     """Of each rank: its command line and its environment."""
     size = cell.config.workers
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // size)))
     variables = {
         "MASTER_ADDR": place("worker 0").address,
         "MASTER_PORT": str(_free_port()),
@@ -116,7 +115,7 @@ def _commands(cell: Cell, log: Path, place: Callable[[str], Place]) -> list[tupl
         "PS_RUN_LOG": str(log),
         "PS_SEED": str(cell.seed),
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads_of(size)),
     }
     found = []
     for rank in range(size):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from ps.errors import ConfigError, FrameError
 from ps.experiments.cells import Cell, arms, is_of, product
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
+from ps.experiments.points import Axis
 from ps.experiments.statistics import Floats
 from ps.experiments.sweep import CHOSEN, has_ended_well
 from ps.metrics import Snapshot
@@ -25,7 +26,7 @@ from ps.plugins import describe
 NUMBERS = ("seconds", "commits", "pushed_mb", "pulled_mb", "value")
 COUNTS = ("rank", "clock")
 TEXTS = ("axis", "metric")
-AXES = ("virtual", "emulated", "wall")
+AXES: tuple[str, ...] = get_args(Axis)
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -15,6 +15,7 @@ from ps.errors import ConfigError, Error
 from ps.experiments import netlab, ranks
 from ps.experiments.cells import Cell
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
+from ps.experiments.sweep import write_whole
 from ps.experiments.virtual import run_virtual
 from ps.launch.options import Place, RunOptions
 from ps.launch.run import run_cluster
@@ -50,9 +51,7 @@ def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
         began = min((row["seconds"] for row in rows), default=0.0)
     write_points(points(cell, rows, axis_of(cell, outcome["links"]), began), environment, written)
     written.rename(folder / "points.parquet")
-    written = folder / "outcome.json.part"
-    written.write_text(json.dumps(outcome))
-    written.rename(folder / "outcome.json")
+    write_whole(folder / "outcome.json", json.dumps(outcome))
 
 
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         made.append(ControlServer(config, host=place("controller").address, hold=True))
         return made[-1]
 
-    kills = tuple((fault.clock, fault.kill.replace(":", " ")) for fault in cell.faults if fault.kill is not None)
+    kills = tuple((fault.clock, fault.killed) for fault in cell.faults if fault.killed)
     options = RunOptions(
         cell.script,
         tuple(cell.args),

@@ -244,7 +244,7 @@ def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
     """It is a result: it has ended by itself, or because of the peer that its faults kill."""
     if outcome is None or outcome["exit_code"] == 0:
         return outcome is not None
-    killed = [fault.kill.replace(":", " ") for fault in cell.faults if fault.kill is not None]
+    killed = [fault.killed for fault in cell.faults if fault.killed]
     reasons = tuple(words for peer in killed for words in (f"{peer}: killed by SIGKILL", f"{peer} was lost"))
     return bool(reasons) and outcome["reason"].startswith(reasons)
 

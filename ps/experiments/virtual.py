@@ -27,12 +27,12 @@ from ps.launch.sinks import Started, sinks_of
 from ps.launch.view import Plain
 from ps.launch.watch import TICK_S, Watch
 from ps.local import HERE
-from ps.messages import Log, Stop
+from ps.messages import Log
 from ps.report import status
 from ps.server.values import checksum
 from ps.sim.loop import Simulator
 from ps.sim.network import Host, Network
-from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
+from ps.types import PeerId, server_peer, worker_peer
 from ps.worker.client import Client
 
 TCP_SHARE = 1448 / 1514  # of a link: the payload of its frames
@@ -128,14 +128,13 @@ class VirtualRun:
 
     def stop(self, reason: str, failed: bool = False) -> None:
         """Ends the job."""
-        runtime = self.simulator.controller
-        runtime.perform(runtime.core.handle(CONTROLLER, Stop(reason, failed), self.simulator.now))
+        self.simulator.stop(reason, failed)
 
     def measured(self, peer: str) -> dict[str, Any]:
         """The snapshot of a worker or server. Raises: KeyError when there is none."""
-        kind, _, number = peer.partition(":")
+        kind, number = _parts(peer)
         peers: Mapping[int, Any] = self.simulator.servers if kind == "server" else self.clients
-        found: dict[str, Any] = peers[int(number)].metrics.snapshot().to_dict()
+        found: dict[str, Any] = peers[number].metrics.snapshot().to_dict()
         return found
 
     def _on_log(self, log: Log, now: float) -> None:

@@ -163,14 +163,18 @@ def ignored_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in (f"PS_{field.upper()}" for field in SPELLED) if name in environ)
 
 
+def threads_of(workers: int) -> str:
+    """OMP_NUM_THREADS of each worker of this machine, where the user has set none: else each takes all cores."""
+    return str(max(1, len(os.sched_getaffinity(0)) // workers))
+
+
 def cluster_environment(
     environ: Mapping[str, str], controller: str, job: bytes, workers: int, key: Key | None
 ) -> dict[str, str]:
     """What all processes of the run get; of the key its path."""
     unwanted = {f"PS_{name}" for name in _CLUSTER} | set(ignored_variables(environ))
     env = {name: value for name, value in environ.items() if name not in unwanted}
-    cores = len(os.sched_getaffinity(0))
-    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))  # else each takes all cores
+    env.setdefault("OMP_NUM_THREADS", threads_of(workers))
     named = {} if key is None else {VARIABLE: key.path}
     return {**env, **named, "PYTHONUNBUFFERED": "1", "PS_CONTROLLER": controller, "PS_JOB": job.hex()}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ps.config import RunConfig
 from ps.errors import ConfigError
-from ps.experiments.cells import Cell, arms, final_cells, product
+from ps.experiments.cells import Cell, untuned_cells
 from ps.experiments.files import Experiment
 from ps.experiments.tables import Table
 from ps.experiments.virtual import network_of
@@ -76,9 +76,7 @@ def predict_experiment(
     Raises: ConfigError naming the arm that nothing can be said of.
     """
     known = {str(profile.codec): profile for profile in profiles}
-    first = next(product(experiment.tune.grid)) if experiment.tune is not None else {}
-    cells = final_cells(experiment, folder, dict.fromkeys(arms(experiment), first))
-    found = [cell for cell in cells if cell.seed == experiment.seeds[0]]
+    found = [cell for cell in untuned_cells(experiment, folder) if cell.seed == experiment.seeds[0]]
     used = [_profile_of(cell, known) for cell in found]
     return [
         predict(cell.arm, cell.config, profile, network_of(cell) or Network(), clocks)
@@ -100,8 +98,7 @@ def _profile_of(cell: Cell, known: Mapping[str, Measured]) -> Measured:
 
 def check_workers(experiment: Experiment, folder: Path) -> None:
     """Raises: ConfigError for an arm that has too many workers to be simulated with payload."""
-    first = next(product(experiment.tune.grid)) if experiment.tune is not None else {}
-    for cell in final_cells(experiment, folder, dict.fromkeys(arms(experiment), first)):
+    for cell in untuned_cells(experiment, folder):
         if (workers := cell.config.workers) > WORKERS_MAX:
             raise ConfigError(
                 f"{cell.arm}: workers: expected at most {WORKERS_MAX} with payload, got {workers}; without payload "

@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 from ps.client import run_client
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError
-from ps.messages import Stop
 from ps.metrics import Snapshot
 from ps.report import status
 from ps.sim.loop import JOB, Simulator
 from ps.sim.network import Network
 from ps.sim.scripts import Killed, Script
-from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
+from ps.types import PeerId, server_peer, worker_peer
 from ps.worker.client import Client
 from ps.worker.port import Port
 from ps.worker.reader import Reader
@@ -84,11 +83,7 @@ class Virtual:
         self._ask(lambda: sim.kill_worker(number) if kind == "worker" else sim.kill_server(number))
 
     def stop(self, reason: str) -> None:
-        def stop() -> None:
-            runtime = self.simulator.controller
-            runtime.perform(runtime.core.handle(CONTROLLER, Stop(reason, False), self.simulator.now))
-
-        self._ask(stop)
+        self._ask(lambda: self.simulator.stop(reason, failed=False))
 
     def status(self) -> dict[str, Any]:
         sim = self.simulator

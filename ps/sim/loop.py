@@ -13,6 +13,7 @@ from ps.client import run_client
 from ps.config import RunConfig
 from ps.controller.build import build_controller
 from ps.controller.runtime import ControllerRuntime
+from ps.messages import Stop
 from ps.server.build import build_server
 from ps.server.ledger import Commit, Record
 from ps.server.runtime import Server
@@ -113,6 +114,10 @@ class Simulator(Timeline):
             server.close(killed=True)
             sends = self.controller.core.server_lost(shard, KILLED, self.now)
             self.at(self.now, lambda: self._control(sends))
+
+    def stop(self, reason: str, failed: bool) -> None:
+        """Ends the job, now."""
+        self.controller.perform(self.controller.core.handle(CONTROLLER, Stop(reason, failed), self.now))
 
     def contents(self) -> list[bytes]:
         """Values and optimizer state of all servers."""
