@@ -1,9 +1,10 @@
 """Workers slower than they are: how many times as long a step takes, by worker and clock, repeatable from the seed.
 
 Spelled `transient:chance=0.05,factor=8`, `persistent:workers=1,factor=4`, `speeds:of=1/1/2/4`, `exponential`,
-`pareto:alpha=3`, or `package.module:Class:key=value` for one's own; `a+b` multiplies both. A seed slows the same steps
-under every model and in every world, so that runs can be compared in pairs. A law that may make a step shorter
-(`exponential`, `pareto`, a factor below 1) needs `compute_s`: what a script computes cannot be made to take less.
+`pareto:alpha=3`, `none`, or `package.module:Class:key=value` for one's own; `a+b` multiplies both. A seed slows the
+same steps under every model and in every world, so that runs can be compared in pairs. A law that may make a step
+shorter (`exponential`, `pareto`, a factor below 1) needs `compute_s`: what a script computes cannot be made to take
+less.
 """
 
 from __future__ import annotations
@@ -110,12 +111,20 @@ class Pareto(Stragglers):
         return True
 
 
+class Nobody(Stragglers):
+    """All are as fast as they are."""
+
+    def slowdown(self, rank: int, size: int, random: Random) -> float:
+        return 1.0
+
+
 STRAGGLERS: dict[str, type[Stragglers]] = {
     "transient": Transient,
     "persistent": Persistent,
     "speeds": Speeds,
     "exponential": Exponential,
     "pareto": Pareto,
+    "none": Nobody,
 }
 
 

@@ -13,7 +13,7 @@ import typer
 
 from ps.cli.common import one_line
 from ps.errors import ConfigError
-from ps.experiments.cells import Cell, check_cells
+from ps.experiments.cells import Cell, check_cells, count_cells, matching
 from ps.experiments.files import read_experiment, schema
 from ps.experiments.packages import need
 from ps.experiments.sweep import FOLDER, Sweep, jobs_for
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 OUT_HELP = f"Of the results. [default: {FOLDER}/NAME]"
+ONLY_HELP = "Run arms whose names match, as '*onebit*'."
 JOBS_HELP = "Cells at a time. [default: as many as cores in virtual time, else 1]"
 
 
@@ -31,6 +32,7 @@ def sweep(
     file: Path | None = typer.Argument(None, metavar="FILE", help="An experiment file (TOML).", show_default=False),
     out: Path | None = typer.Option(None, metavar="DIR", help=OUT_HELP, show_default=False),
     jobs: int | None = typer.Option(None, metavar="N", min=1, help=JOBS_HELP, show_default=False),
+    only: str = typer.Option("*", metavar="PATTERN", help=ONLY_HELP),
     check: bool = typer.Option(False, "--check", help="Only say what would run."),
     print_schema: bool = typer.Option(False, "--schema", help="Print the JSON Schema of experiment files."),
 ) -> int:
@@ -47,16 +49,17 @@ def sweep(
     experiment = read_experiment(file)
     folder = out if out is not None else Path(FOLDER) / experiment.name
     if check:
-        cells = check_cells(experiment, file.parent)
+        check_cells(experiment, file.parent)
+        cells = count_cells(experiment, matching(experiment, only))
         print(f"{file}: {cells} cells, {experiment.world}; results go to {folder}")
         return 0
-    return run_sweep(file, folder, jobs)
+    return run_sweep(file, folder, jobs, only=only)
 
 
-def run_sweep(file: Path, folder: Path, jobs: int | None, virtual: bool = False) -> int:
+def run_sweep(file: Path, folder: Path, jobs: int | None, virtual: bool = False, only: str = "*") -> int:
     """Runs what is missing in the folder; the exit code. virtual: in virtual time, whatever world the file says."""
     need("pyarrow")
-    with Shown() as view, closing(Sweep(file, folder, 1, view, virtual)) as work:
+    with Shown() as view, closing(Sweep(file, folder, 1, view, virtual, only)) as work:
         work.jobs = jobs_for(work.experiment, jobs)
         work.prepare()
         fine = work.run()

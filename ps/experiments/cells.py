@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,32 +80,66 @@ def arms(experiment: Experiment) -> dict[str, tuple[Arm, Settings]]:
     return found
 
 
-def tuning_cells(experiment: Experiment, folder: Path) -> list[Cell]:
-    """What has to run before each arm knows its settings; none without [tune]."""
+def tuned_by(experiment: Experiment) -> dict[str, str]:
+    """By arm: the one whose tuning it takes, itself unless `tune.at` says where arms are tuned."""
+    at = experiment.tune.at if experiment.tune is not None else {}
+    known = arms(experiment)
+    names = {(arm.name, json.dumps(settings, sort_keys=True)): name for name, (arm, settings) in known.items()}
+    return {name: names[arm.name, json.dumps(settings | at, sort_keys=True)] for name, (arm, settings) in known.items()}
+
+
+def matching(experiment: Experiment, pattern: str) -> list[str]:
+    """The arms whose names match, as file names do. Raises: ConfigError with all names, when none does."""
+    known = list(arms(experiment))
+    found = fnmatch.filter(known, pattern)
+    if not found:
+        raise ConfigError(f"--only: expected a pattern of arms, which are {'; '.join(known)}, got {pattern!r}")
+    return found
+
+
+def tuning_cells(experiment: Experiment, folder: Path, names: Sequence[str] | None = None) -> list[Cell]:
+    """What has to run before each arm (of those named) knows its settings; none without [tune]."""
     if experiment.tune is None:
         return []
     known = arms(experiment)
     return [
         make_cell(experiment, folder, name, *known[name], settings, "tune", seed)
-        for name in known
+        for name in _tuned(experiment, names)
         for settings in product(experiment.tune.grid)
         for seed in experiment.tune.seeds
     ]
 
 
 def final_cells(experiment: Experiment, folder: Path, chosen: Mapping[str, Settings]) -> list[Cell]:
-    """What is reported. chosen: by arm, the settings that tuning has found, {} without [tune]."""
+    """What is reported, seed by seed: a sweep that is broken off has had all arms on the first ones.
+
+    chosen: by arm, the settings that tuning has found, {} without [tune].
+    """
     known = arms(experiment)
     return [
         make_cell(experiment, folder, name, *known[name], tuned, "final", seed)
-        for name, tuned in chosen.items()
         for seed in experiment.seeds
+        for name, tuned in chosen.items()
     ]
 
 
-def check_cells(experiment: Experiment, folder: Path) -> int:
-    """Makes every cell that may run once, and counts those that will. Raises: ConfigError naming the arm and field."""
-    return len(tuning_cells(experiment, folder)) + len(untuned_cells(experiment, folder))
+def check_cells(experiment: Experiment, folder: Path) -> None:
+    """Makes every cell that may run once. Raises: ConfigError naming the arm and field."""
+    tuning_cells(experiment, folder)
+    untuned_cells(experiment, folder)
+
+
+def count_cells(experiment: Experiment, names: Sequence[str] | None = None) -> int:
+    """That a sweep of all arms, or of those named, runs."""
+    tune = experiment.tune
+    each = 0 if tune is None else len(list(product(tune.grid))) * len(tune.seeds)
+    final = len(arms(experiment)) if names is None else len(names)
+    return len(_tuned(experiment, names)) * each + final * len(experiment.seeds)
+
+
+def _tuned(experiment: Experiment, names: Sequence[str] | None) -> list[str]:
+    by = tuned_by(experiment)
+    return list(dict.fromkeys(by[name] for name in (by if names is None else names)))
 
 
 def untuned_cells(experiment: Experiment, folder: Path) -> list[Cell]:
@@ -145,6 +180,8 @@ def is_of(cell: Cell, experiment: Experiment) -> bool:
     tuned = [{}] if tune is None else list(product(tune.grid))
     seeds = experiment.seeds if cell.phase == "final" else tune.seeds if tune is not None else []
     if arm is None or cell.seed not in seeds or cell.tuned not in tuned:
+        return False
+    if cell.phase == "tune" and tuned_by(experiment)[cell.arm] != cell.arm:
         return False
     if Path(cell.script).name != Path(arm.script or experiment.script).name:
         return False

@@ -98,6 +98,7 @@ class Tune(Section):
     stop_after: str | None = None  # of a run that tunes, instead of the experiment's own
     stop_when: str | None = None
     world: World | None = None  # where runs that tune take place, if it is not the experiment's; ranks stay processes
+    at: dict[str, Setting] = {}  # of the experiment's grid: arms that differ in these alone are tuned once, there
 
 
 class Report(Section):
@@ -164,6 +165,10 @@ class Experiment(Section):
         for name in tuned:
             if name in self.grid:
                 raise ValueError(f"tune.grid.{name}: expected a setting that grid does not vary, got one of both")
+        for name, value in (self.tune.at if self.tune is not None else {}).items():
+            if value not in self.grid.get(name, []):
+                values = ", ".join(map(repr, self.grid.get(name, []))) or "none there"
+                raise ValueError(f"tune.at.{name}: expected a value of grid.{name} ({values}), got {value!r}")
         names = [arm.name for arm in self.compare]
         for name in names:
             if names.count(name) > 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ps.errors import ConfigError, FrameError
-from ps.experiments.cells import Cell, arms, is_of, product
+from ps.experiments.cells import Cell, arms, count_cells, is_of
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.points import Axis
@@ -141,8 +141,7 @@ def read_results(folder: Path) -> Results:
         else:
             begun.append((cell, _last_line(at / "output.log")))
     runs, left = _chosen(runs, experiment, folder)
-    tuning = 0 if experiment.tune is None else len(list(product(experiment.tune.grid))) * len(experiment.tune.seeds)
-    missing = max(0, len(order) * (len(experiment.seeds) + tuning) - len(runs))
+    missing = max(0, count_cells(experiment) - len(runs))
     return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left)
 
 

@@ -18,7 +18,16 @@ from typing import Any, Protocol
 
 from ps.errors import ConfigError
 from ps.experiments import netlab
-from ps.experiments.cells import Cell, Settings, arms, check_cells, final_cells, tuning_cells
+from ps.experiments.cells import (
+    Cell,
+    Settings,
+    check_cells,
+    count_cells,
+    final_cells,
+    matching,
+    tuned_by,
+    tuning_cells,
+)
 from ps.experiments.environment import environment
 from ps.experiments.files import Experiment, Tune, in_virtual_time, parse_experiment, read_experiment
 from ps.launch.files import read_text
@@ -56,6 +65,7 @@ class Sweep:
     jobs: int
     view: View
     virtual: bool = False  # in virtual time, whatever world the file says
+    only: str = "*"  # arms whose names match, as file names do
     experiment: Experiment = field(init=False)
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
     stopped: bool = False  # before its end
@@ -65,13 +75,16 @@ class Sweep:
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
     _source: str = field(init=False)  # of the experiment file
+    _arms: list[str] = field(init=False)  # that are run
 
     def __post_init__(self) -> None:
         self._source = read_text(str(self.path))
         if self.virtual:
             self._source = in_virtual_time(self.path, self._source)
         self.experiment = parse_experiment(self.path, self._source)
-        self.total = check_cells(self.experiment, self.path.parent)
+        check_cells(self.experiment, self.path.parent)
+        self._arms = matching(self.experiment, self.only)
+        self.total = count_cells(self.experiment, self._arms)
         if self.experiment.world == "netlab" and (why := netlab.missing()) is not None:
             raise ConfigError(f"{self.path}: world: {why}; or choose world = virtual")
 
@@ -102,22 +115,30 @@ class Sweep:
 
     def run(self) -> bool:
         """Everything that is not there yet; whether nothing is missing and nothing has failed."""
-        folder, tune = self.path.parent, self.experiment.tune
-        chosen: dict[str, Settings] = {name: {} for name in arms(self.experiment)}
-        if tune is not None:
-            cells = tuning_cells(self.experiment, folder)
+        chosen: dict[str, Settings] = {name: {} for name in self._arms}
+        if self.experiment.tune is not None:
+            cells = tuning_cells(self.experiment, self.path.parent, self._arms)
             self._run(cells)
             if self.stopped:
                 return False
-            best = choose(tune, self.folder, cells)
-            write_whole(self.folder / CHOSEN, json.dumps(best))
-            for name in chosen.keys() - best.keys():
+            chosen = self._choose(self.experiment.tune, cells)
+        self._run(final_cells(self.experiment, self.path.parent, chosen))
+        return not (self.stopped or self.failed) and len(chosen) == len(self._arms)
+
+    def _choose(self, tune: Tune, cells: Sequence[Cell]) -> dict[str, Settings]:
+        """What each arm runs with, which stays in the folder, beside what arms that are not run now have chosen."""
+        best, by = choose(tune, self.folder, cells), tuned_by(self.experiment)
+        for name in dict.fromkeys(by[name] for name in self._arms):
+            if name in best:
+                self.view.say(f"{name}: tuned to {', '.join(f'{key}={value}' for key, value in best[name].items())}")
+            else:
                 self.view.say(f"{name}: no setting has given a value of {tune.metric}, so it is left out")
-            for name, settings in best.items():
-                self.view.say(f"{name}: tuned to {', '.join(f'{key}={value}' for key, value in settings.items())}")
-            chosen = best
-        self._run(final_cells(self.experiment, folder, chosen))
-        return not (self.stopped or self.failed) and len(chosen) == len(arms(self.experiment))
+        path = self.folder / CHOSEN
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        others = {name: settings for name, settings in before.items() if name in by and name not in self._arms}
+        chosen = {name: best[by[name]] for name in self._arms if by[name] in best}
+        write_whole(path, json.dumps(others | chosen))
+        return chosen
 
     def close(self) -> None:
         """Others may work in the folder."""

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from ps.errors import ConfigError
-from ps.experiments.cells import Cell, Settings, arms, check_cells, final_cells, tuning_cells
+from ps.experiments.cells import (
+    Cell,
+    Settings,
+    arms,
+    check_cells,
+    count_cells,
+    final_cells,
+    is_of,
+    matching,
+    tuned_by,
+    tuning_cells,
+)
 from ps.experiments.files import read_experiment, schema
 
 HEAD = """
@@ -29,6 +40,7 @@ consistency = ["bsp", "async"]
 width = [8, 16]
 lr = [0.5]
 """
+MODELS = ("bsp", "async")
 REPORT = """
 [report]
 metric = "accuracy"
@@ -59,7 +71,7 @@ def cells(folder: Path, text: str) -> list[Cell]:
 def test_a_grid_is_every_combination_with_every_seed(tmp_path: Path) -> None:
     found = cells(tmp_path, HEAD + RUN + GRID + REPORT)
     assert [(cell.arm, cell.seed) for cell in found] == [
-        (f"{model}, width={width}", seed) for model in ("bsp", "async") for width in (8, 16) for seed in (1, 2, 3)
+        (f"{model}, width={width}", seed) for seed in (1, 2, 3) for model in ("bsp", "async") for width in (8, 16)
     ]
     last = found[-1]
     assert last.args == ["--width", "16"]
@@ -96,12 +108,37 @@ def test_tuning_gives_every_arm_the_same_grid_and_seeds(tmp_path: Path) -> None:
     assert [(cell.arm, cell.settings["rate"], cell.seed) for cell in tuning] == [
         (arm, rate, 7) for arm in arms(experiment) for rate in (1, 2, 3)
     ]
-    assert check_cells(experiment, tmp_path) == 6 + 6
+    assert count_cells(experiment) == 6 + 6
+    check_cells(experiment, tmp_path)
     chosen: dict[str, Settings] = {"bsp": {"rate": 3}, "async": {"rate": 1}}
     final = final_cells(experiment, tmp_path, chosen)
     assert [(cell.arm, cell.args[1], cell.seed) for cell in final] == [
-        (arm, rate, seed) for arm, rate in (("bsp", "3"), ("async", "1")) for seed in (1, 2, 3)
+        (arm, rate, seed) for seed in (1, 2, 3) for arm, rate in (("bsp", "3"), ("async", "1"))
     ]
+
+
+def test_arms_that_differ_in_conditions_alone_are_tuned_once(tmp_path: Path) -> None:
+    grid = '[grid]\nlr = [0.1]\nconsistency = ["bsp", "async"]\nrate_mbit = [10, 100]\n'
+    text = HEAD.replace("width}", "rate}") + RUN + grid + REPORT + TUNE + "at = {rate_mbit = 100}\n"
+    experiment = read_experiment(write(tmp_path, text))
+    slow, fast = [f"{model}, rate_mbit=10" for model in MODELS], [f"{model}, rate_mbit=100" for model in MODELS]
+    assert {cell.arm for cell in tuning_cells(experiment, tmp_path)} == set(fast)
+    assert {cell.arm for cell in tuning_cells(experiment, tmp_path, slow[:1])} == {fast[0]}
+    assert tuned_by(experiment) == dict(zip(slow + fast, fast + fast, strict=True))
+    assert (count_cells(experiment), count_cells(experiment, slow[:1])) == (6 + 12, 3 + 3)
+    assert is_of(tuning_cells(experiment, tmp_path)[0], experiment)
+    everywhere = read_experiment(write(tmp_path, text.replace("at = {rate_mbit = 100}\n", "")))
+    assert [is_of(cell, experiment) for cell in tuning_cells(everywhere, tmp_path)] == 2 * (3 * [False] + 3 * [True])
+    with pytest.raises(ConfigError, match=r"tune.at.rate_mbit: expected a value of grid.rate_mbit \(10, 100\), got 50"):
+        cells(tmp_path, text.replace("at = {rate_mbit = 100}", "at = {rate_mbit = 50}"))
+
+
+def test_arms_are_chosen_by_a_pattern_of_their_names(tmp_path: Path) -> None:
+    experiment = read_experiment(write(tmp_path, HEAD + RUN + GRID + REPORT))
+    assert matching(experiment, "async*") == ["async, width=8", "async, width=16"]
+    assert matching(experiment, "*") == list(arms(experiment))
+    with pytest.raises(ConfigError, match=r"^--only: .*bsp, width=8; .*, got 'onebit'$"):
+        matching(experiment, "onebit")
 
 
 def test_hosts_are_one_per_worker_then_one_per_server(tmp_path: Path) -> None:
