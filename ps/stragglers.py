@@ -111,6 +111,7 @@ class Pareto(Stragglers):
         return True
 
 
+@dataclass(frozen=True)
 class Nobody(Stragglers):
     """All are as fast as they are."""
 
