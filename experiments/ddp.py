@@ -11,13 +11,16 @@ import argparse
 import json
 import os
 import time
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from mnist_data import mnist  # type: ignore[import-not-found]  # beside this script
+from looks import Figures, Looks  # type: ignore[import-not-found]  # beside this script
+from mnist_data import mnist  # type: ignore[import-not-found]
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, post_localSGD_hook, powerSGD_hook
 from torch.distributed.optim import PostLocalSGDOptimizer
@@ -79,7 +82,7 @@ def arguments() -> argparse.Namespace:
     add("--batch", type=int, default=32)
     add("--lr", type=float, default=0.3)
     add("--clocks", type=int, default=10**9)
-    add("--every", type=float, default=0.5)
+    add("--every", type=float, default=0.5, help="seconds between two looks, >= 0.5")
     add("--compute-s", type=float, default=0.0)
     add("--stragglers", default=None)
     return parser.parse_args()
@@ -99,13 +102,13 @@ def main() -> None:
     steps = ps.data.steps_per_epoch(len(y) - VALIDATION, size, args.batch)
     own_s = backward_s(model, x[: args.batch], y[: args.batch])
     dist.barrier()
-    began, told = time.monotonic(), -args.every
+    began, looks = time.monotonic(), Looks(args.every)
 
-    def tell(clock: int) -> None:
-        found = {
-            "val_accuracy": accuracy(model, x[-VALIDATION:], y[-VALIDATION:]),
-            "accuracy": accuracy(model, test_x, test_y),
-        }
+    def look(model: nn.Module) -> Figures:
+        validation = accuracy(model, x[-VALIDATION:], y[-VALIDATION:])
+        return {"val_accuracy": validation, "accuracy": accuracy(model, test_x, test_y)}
+
+    def tell(clock: int, found: Figures) -> None:
         with Path(os.environ["PS_RUN_LOG"]).open("a") as log:
             for name, value in found.items():
                 row = {"time": time.monotonic() - began, "rank": rank, "clock": clock, "name": name, "value": value}
@@ -115,10 +118,11 @@ def main() -> None:
         if clock % steps == 0:
             parts = ps.data.indices(len(y) - VALIDATION, seed, clock // steps, rank, size, args.batch)
         at = time.monotonic()
-        if rank == 0 and (now := at - began) >= told + args.every:
-            told = now
-            tell(clock)
-            at = time.monotonic()
+        if rank == 0:
+            if (found := looks.ready(at - began)) is not None:
+                tell(clock, found)
+            if looks.is_due(at - began):
+                looks.begin(at - began, partial(look, deepcopy(model)))
         mine = torch.from_numpy(parts[clock % steps])
         exchanges = (clock + 1) % every == 0
         ddp.require_backward_grad_sync = exchanges
@@ -130,7 +134,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
     if rank == 0:
-        tell(args.clocks)
+        tell(args.clocks, look(model))
     dist.barrier()
     os._exit(0)  # gloo's threads may wait for ever for ranks that have ended
 

@@ -4,6 +4,7 @@
 
 Trains on 55,000 images; logs `val_accuracy` on the other 5,000, by which settings are tuned, and `accuracy` on the
 10,000 test images, of the values that worker 0 has pulled, as often as --every says in seconds of the run's own time.
+A thread measures them while worker 0 goes on.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mnist_data import mnist  # type: ignore[import-not-found]  # beside this script
+from looks import Figures, Looks  # type: ignore[import-not-found]  # beside this script
+from mnist_data import mnist  # type: ignore[import-not-found]
 
 import ps
 
@@ -54,18 +57,24 @@ def accuracy(p: Values, x: Array, y: Array) -> float:
 def train(client: ps.Client, args: argparse.Namespace) -> None:
     """What every worker does, under every model."""
     x, y, test_x, test_y = mnist(args.data)
-    validation = x[-VALIDATION:], y[-VALIDATION:]
+
+    def look(values: Values) -> Figures:
+        validation = accuracy(values, x[-VALIDATION:], y[-VALIDATION:])
+        return {"val_accuracy": validation, "accuracy": accuracy(values, test_x, test_y)}
+
     client.register(initial(args.hidden, client.seed))
     client.barrier()
-    told = -args.every
+    looks = Looks(args.every)
     batches = ps.data.shard((x[:-VALIDATION], y[:-VALIDATION]), client, batch=args.batch, epochs=args.epochs or 10**6)
     for images, labels in batches:
         if client.clock >= args.clocks:
             break
         values = client.pull()
-        if client.rank == 0 and client.now - told >= args.every:
-            told = client.now
-            client.log(val_accuracy=accuracy(values, *validation), accuracy=accuracy(values, test_x, test_y))
+        if client.rank == 0:
+            if (found := looks.ready(client.now)) is not None:
+                client.log(**found)
+            if looks.is_due(client.now):
+                looks.begin(client.now, partial(look, {name: value.copy() for name, value in values.items()}))
         grads, loss = gradients(values, images, labels)
         client.push(grads, weight=len(labels))
         client.tick()
@@ -74,8 +83,7 @@ def train(client: ps.Client, args: argparse.Namespace) -> None:
     if not client.should_stop:
         client.barrier()
         if client.rank == 0:
-            values = client.pull()
-            client.log(val_accuracy=accuracy(values, *validation), accuracy=accuracy(values, test_x, test_y))
+            client.log(**look(client.pull()))
 
 
 def main() -> None:
@@ -87,7 +95,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images of one worker and step, %(default)s")
     parser.add_argument("--clocks", type=int, default=10**9, help="steps of each worker, at most")
     parser.add_argument("--epochs", type=int, default=0, help="passes over the images, 0: until it is stopped")
-    parser.add_argument("--every", type=float, default=0.5, metavar="S", help="seconds between two looks, %(default)s")
+    parser.add_argument(
+        "--every", type=float, default=0.5, metavar="S", help="seconds between two looks, >= 0.5, %(default)s"
+    )
     args = parser.parse_args()
     args.data = args.data / "mnist" if (args.data / "mnist").is_dir() else args.data
     with ps.connect() as client, suppress(ps.StoppedError):

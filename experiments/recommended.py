@@ -1,0 +1,110 @@
+"""How good `psctl recommend` is: all settings that it looks at, run on hosts with links, beside what it says of them.
+
+    python experiments/recommended.py --hosts 3 4 --rates 100 1000 --out recommended    # root and netlab on PATH
+
+Each host has a worker and a server, computing is declared. Seconds per step are means. The last lines say how much
+longer a step of the recommended setting takes than one of the setting that was the fastest when all were run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ps.cli.sweep import run_sweep
+from ps.colocated import COLOCATED
+from ps.experiments.files import Link
+from ps.experiments.measures import steps_per_s
+from ps.experiments.results import Results, read_results
+from ps.experiments.tables import Row, Table, markdown
+from ps.predict.measure import measure
+from ps.predict.profile import Measured
+from ps.predict.recommend import COMPRESSIONS, Rated, advise
+
+SCRIPT = Path(__file__).with_name("declared.py")
+INTERRUPTED = 130
+FILE = """
+name = "recommended-{hosts}-{rate:g}"
+script = "{script}"
+args = ["--kb", "{kb}", "--clocks", "{clocks}"]
+world = "netlab"
+seeds = [1]
+timeout_s = 300.0
+
+[run]
+workers = {hosts}
+servers = "colocated"
+compute_s = {compute_s}
+
+[links]
+rate_mbit = {rate}
+delay_ms = {delay_ms}
+
+[report]
+metric = "clocks"
+best = "max"
+"""
+ARM = """
+[[compare]]
+name = "{setting.consistency}, {setting.compression}"
+consistency = "{setting.consistency}"
+compression = "{setting.compression}"
+"""
+
+
+def measured_s(results: Results, one: Rated) -> float:
+    """Mean seconds of a step of a setting; NaN where its run has failed."""
+    (run,) = results.final(f"{one.setting.consistency}, {one.setting.compression}")
+    return float("nan") if run.problem is not None else run.cell.config.workers / steps_per_s(run)
+
+
+def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[str, Measured]) -> tuple[list[Row], str]:
+    """Runs all settings on so many hosts, with links of so many Mbit/s; a row for each, and the verdict."""
+    advice = advise(profiles, hosts, Link(rate_mbit=rate, delay_ms=args.delay_ms), [COLOCATED])
+    folder: Path = args.out / f"{hosts}-hosts-{rate:g}-mbit"
+    file = args.out / f"{folder.name}.toml"
+    options = {"compute_s": args.compute_s, "kb": args.kb, "clocks": args.clocks, "delay_ms": args.delay_ms}
+    text = FILE.format(script=SCRIPT, hosts=hosts, rate=rate, **options)
+    file.write_text(text + "".join(ARM.format(setting=one.setting) for one in advice.rated))
+    if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
+        sys.exit(code)
+    results = read_results(folder)
+    found: list[Row] = []
+    took = [measured_s(results, one) for one in advice.rated]
+    for one, real_s in zip(advice.rated, took, strict=True):
+        clock_s = one.predicted.clock_s
+        figures = (f"{1e3 * real_s:.1f}", f"{1e3 * clock_s:.1f}", f"{100 * (clock_s / real_s - 1):+.1f} %")
+        found.append((str(hosts), f"{rate:g}", one.setting.consistency, one.setting.compression, *figures))
+        print(*found[-1], sep=" | ", flush=True)
+    best_s, best = min(zip(took, (one.setting for one in advice.rated), strict=True), key=lambda pair: pair[0])
+    said = f"{hosts} hosts, {rate:g} Mbit/s: recommended {advice.rated[0].setting}, {1e3 * took[0]:.1f} ms a step; "
+    return found, said + f"the best is {best}, {1e3 * best_s:.1f} ms: {100 * (took[0] / best_s - 1):.1f} % more"
+
+
+def main() -> None:
+    """Profiles first, then setting by setting; the table and the verdicts last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[3, 4])
+    parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 1000.0], help="Mbit/s")
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--compute-s", type=float, default=0.1)
+    parser.add_argument("--kb", type=int, default=1600)
+    parser.add_argument("--clocks", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=Path("recommended"), help="a folder for files and results")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    own = ["--kb", str(args.kb)]
+    profiles = {
+        one: measure(str(SCRIPT), own, {"compute_s": args.compute_s, "compression": one}, with_check=False)
+        for one in COMPRESSIONS
+    }
+    found = [compare(args, hosts, rate, profiles) for hosts in args.hosts for rate in args.rates]
+    head = ("hosts", "Mbit/s", "consistency", "compression", "measured ms", "predicted ms", "error")
+    print(markdown(Table("All settings", head, tuple(row for rows, _ in found for row in rows))))
+    print(*(verdict for _, verdict in found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
