@@ -301,7 +301,7 @@ def _check(cell: Cell) -> None:
         raise ConfigError("links: expected world = virtual or netlab, where links can be made, got processes")
     if cell.world == "netlab" and any(link.delay_ms != cell.links.delay_ms for link in cell.links.hosts.values()):
         raise ConfigError("links.hosts: expected the delay_ms of all hosts in world = netlab, got another one")
-    if cell.world != "virtual" and any(fault.cut for fault in cell.faults):
-        raise ConfigError(f"faults: expected kill, as only world = virtual can cut, got cut in {cell.world}")
+    if cell.world == "processes" and any(fault.cut for fault in cell.faults):
+        raise ConfigError("faults: expected kill, or world = virtual or netlab, where hosts can be cut, got cut")
     if cell.world == "virtual" and cell.launch == "ranks":
         raise ConfigError("launch: expected world = processes or netlab for ranks, got virtual")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from threading import Timer
 
 from ps.errors import ConfigError
 from ps.experiments.cells import Cell
@@ -63,6 +64,14 @@ def place_of(cell: Cell) -> Callable[[str], Place]:
         return Place((COMMAND, "run", host, "--"), ADDRESS.format(number=_number(host)))
 
     return place
+
+
+def cut(host: str, seconds: float) -> None:
+    """Nothing comes from or gets to the host for so long: all peers on it, and their control connections."""
+    _netlab("cut", host)
+    mend = Timer(seconds, _netlab, ("mend", host))
+    mend.daemon = True  # the network goes with the run
+    mend.start()
 
 
 def _down() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from ps.control.service import ControlServer
 from ps.errors import ConfigError, Error
 from ps.experiments import netlab, ranks
 from ps.experiments.cells import Cell
+from ps.experiments.files import Fault
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
 from ps.experiments.sweep import write_whole
 from ps.experiments.virtual import run_virtual
 from ps.launch.options import Place, RunOptions
 from ps.launch.run import run_cluster
+from ps.launch.supervisor import Supervisor
 
 
 def main() -> int:
@@ -67,7 +71,6 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         made.append(ControlServer(config, host=place("controller").address, hold=True))
         return made[-1]
 
-    kills = tuple((fault.clock, fault.killed) for fault in cell.faults if fault.killed)
     options = RunOptions(
         cell.script,
         tuple(cell.args),
@@ -79,7 +82,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         log_dir=str(folder / "logs"),
         quiet=True,
         figures_s=FIGURES_S,
-        kills=kills,
+        faults=tuple((fault.clock, partial(_happen, cell, fault)) for fault in cell.faults),
         place=place,
     )
     code = run_cluster(options, make_control=control)
@@ -91,6 +94,13 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder / 'run.jsonl'}: expected the run's end in its last line, got none")
     kept = {name: ended[name] for name in ("reason", "seconds", "began", "clocks", "restarts", "processes")}
     return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"], "links": links}
+
+
+def _happen(cell: Cell, fault: Fault, supervisor: Supervisor) -> None:
+    if fault.cut is None:
+        supervisor.signal(fault.killed, signal.SIGKILL)
+    else:
+        netlab.cut(cell.hosts[fault.cut], fault.seconds or 0.0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ps.launch.figures import FIGURES_S
 from ps.launch.rules import Rule, patience, stop_after, stop_when
 from ps.launch.save import check_target
 from ps.launch.sinks import LOG_TO, Sink, sinks_of
-from ps.launch.supervisor import GRACE_S
+from ps.launch.supervisor import GRACE_S, Supervisor
 from ps.record.entries import new_folder
 
 LOG_DIR = "ps-logs"
@@ -58,7 +58,7 @@ class RunOptions:
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
     figures_s: float = FIGURES_S  # between two reports of our own figures
-    kills: tuple[tuple[int, str], ...] = ()  # for experiments: at this clock of all workers, this process ("worker 1")
+    faults: tuple[tuple[int, Callable[[Supervisor], None]], ...] = ()  # for experiments: at this clock of all workers
     place: Callable[[str], Place] = lambda name: Place()  # for experiments: of a process; "controller" is this one
     places: Mapping[str, str] = field(default_factory=dict)
 

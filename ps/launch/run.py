@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,10 +65,10 @@ class Run:
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     told_late: bool = False
-    kills: list[tuple[int, str]] = field(init=False)  # still to come
+    faults: list[tuple[int, Callable[[Supervisor], None]]] = field(init=False)  # still to come
 
     def __post_init__(self) -> None:
-        self.kills = list(self.options.kills)
+        self.faults = list(self.options.faults)
         self.workers = Workers(
             self.config, self.control, self.watch, self.view, self.runs, self.restart, self.options.grace_s
         )
@@ -176,9 +175,9 @@ class Run:
         if outcome is not None and not outcome[1]:
             self.on_stopped(now)
         clock = min(progress(self.watch.status, 0.0).clocks, default=0)
-        for kill in [kill for kill in self.kills if kill[0] <= clock]:
-            self.kills.remove(kill)
-            self.supervisor.signal(kill[1], signal.SIGKILL)
+        for due in [due for due in self.faults if due[0] <= clock]:
+            self.faults.remove(due)
+            due[1](self.supervisor)
 
     def on_stopped(self, now: float) -> None:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""

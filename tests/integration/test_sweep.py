@@ -245,8 +245,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_hosts_with_links(tmp_path: Path, servers: str) -> None:
     text = real("netlab").replace("[run]", f"[run]\nservers = {servers}")
     began = time.monotonic()
-    done = sweep(tmp_path, text.replace('"bsp", "async"', '"bsp"') + "[links]\nrate_mbit = 100\n", "--jobs", "1")
+    text = text.replace('"bsp", "async"', '"bsp"') + "[links]\nrate_mbit = 100\n"
+    cut = '[[faults]]\nclock = 2\ncut = "worker:1"\nseconds = 0.3\n'
+    done = sweep(tmp_path, text + cut, "--jobs", "1")
     assert done.returncode == 0, done.stderr
     [folder] = cells(tmp_path).values()
-    assert outcome(folder)["links"] == "netlab"
+    assert (outcome(folder)["links"], outcome(folder)["reason"]) == ("netlab", "all workers are done")
     assert time.monotonic() - began < DEADLINE_S
