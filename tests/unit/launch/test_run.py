@@ -177,8 +177,17 @@ def test_a_server_that_dies_is_named(launch: Launch) -> None:
 
 
 def test_a_server_whose_loss_the_controller_hears_of_first_is_named_with_its_end(launch: Launch) -> None:
-    dies = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9)); signal.pause()"
-    assert launch('say("server", 0); until_stopped()', server=(sys.executable, "-c", dies)) == 137
+    ready = launch.folder / "ready"
+    dies = "import os, pathlib, signal; signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9)); "
+    dies += f"pathlib.Path({str(ready)!r}).touch(); signal.pause()"
+    script = """
+import pathlib, time
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.01)
+say("server", 0)
+until_stopped()
+"""
+    assert launch(script, args=(str(ready),), server=(sys.executable, "-c", dies)) == 137
     assert "s: server 0 was lost (its connection ended) with the only copy of its slices\n" in launch.err
     assert launch.err.endswith("[server 0] killed by SIGKILL; it printed nothing\n")
 
