@@ -15,6 +15,7 @@ from ps.experiments.style import Picture
 from ps.experiments.summary import AXIS_WORDS, Summary, by_condition, summarize
 from ps.experiments.tables import (
     Table,
+    condition_table,
     environment_table,
     failure_table,
     finding_table,
@@ -82,7 +83,11 @@ def _groups(summaries: Sequence[Summary], results: Results) -> list[Group]:
 
 
 def _tables(summaries: Sequence[Summary], groups: Sequence[Group], results: Results) -> list[Table]:
-    found: list[Table | None] = [summary_table(summaries, results)] if summaries else []
+    found: list[Table | None] = [
+        condition_table([one for one in summaries if one.axis == axis], results)
+        for axis in dict.fromkeys(one.axis for one in summaries)
+    ]
+    found += [summary_table(summaries, results)] if summaries else []
     found += [finding_table(finding) for group in groups for finding in group.findings if len(finding.behind) > 1]
     found += [failure_table(results)] if results.failures or results.begun else []
     found += [waiting_table(summaries), resource_table(summaries)]

@@ -116,6 +116,15 @@ def by_condition(summaries: Sequence[Summary], experiment: Experiment) -> dict[s
     return found
 
 
+def choices(experiment: Experiment) -> dict[str, str]:
+    """By arm: what it is without its conditions, so that arms that differ in these alone have one name."""
+    varied = {name for name, values in experiment.grid.items() if len(values) > 1} - set(CONDITIONS)
+    return {
+        name: ", ".join(filter(None, [arm.name, *(spelled(n, own[n]) for n in experiment.grid if n in varied)])) or name
+        for name, (arm, own) in arms(experiment).items()
+    }
+
+
 def settings_text(settings: Settings) -> str:
     """In one cell of a table."""
     return ", ".join(value if "=" in (value := spelled(n, v)) else f"{n}={value}" for n, v in settings.items())

@@ -15,7 +15,7 @@ from ps.experiments.cells import product
 from ps.experiments.findings import Finding, target_words
 from ps.experiments.measures import COSTS, network_mb, waited_for
 from ps.experiments.results import Results
-from ps.experiments.summary import Spread, Summary, settings_text
+from ps.experiments.summary import Spread, Summary, by_condition, choices, settings_text
 
 Row = tuple[str, ...]
 COST_HEADS = {"seconds": "s to target", "mb": "MB to target", "commits": "updates to target"}
@@ -74,6 +74,26 @@ def summary_table(summaries: Sequence[Summary], results: Results) -> Table:
         choices = len(list(product(tune.grid)))
         note += f" Tuned: each arm's choice out of {choices}, by {tune.metric} ({tune.best}), with seeds of its own."
     return Table("Summary", tuple(head), tuple(rows), note)
+
+
+def condition_table(summaries: Sequence[Summary], results: Results) -> Table | None:
+    """Of one axis: a row for each choice, a column for each condition; None where there is one of either."""
+    report, names = results.experiment.report, choices(results.experiment)
+    conditions = by_condition(summaries, results.experiment)
+    rows: dict[str, dict[str, str]] = {}
+    for condition, group in conditions.items():
+        for one in group:
+            reached = f" ({one.reached} of {len(one.runs)})" if 0 < one.reached < len(one.runs) else ""
+            took = shown(one.to_target("seconds")) + reached if one.reached else "not reached"
+            rows.setdefault(names[one.arm], {})[condition] = (
+                shown(one.spread("final")) if report.target is None else took
+            )
+    if len(conditions) < 2 or len(rows) < 2:
+        return None
+    cells = tuple((name, *(found.get(condition, "–") for condition in conditions)) for name, found in rows.items())
+    what = f"Last {report.metric}" if report.target is None else f"Seconds to {target_words(report)}"
+    title = f"{what}, by condition ({summaries[0].axis} time)"
+    return Table(title, ("arm", *conditions), cells, "Median over seeds [lowest, highest].")
 
 
 def summary_csv(summaries: Sequence[Summary]) -> str:

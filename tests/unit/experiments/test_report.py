@@ -294,11 +294,16 @@ def test_arms_are_compared_where_the_machines_are_alike(tmp_path: Path) -> None:
         return ended
 
     text = (report(tmp_path, toml, make) / "report.md").read_text()
-    first, second = text.split("## Summary")[0].split("## What came out (virtual time, ")[1:]
+    first, second = text.split("## Seconds")[0].split("## What came out (virtual time, ")[1:]
     assert first.startswith("transient:chance=0.05,factor=8)") and second.startswith("persistent:factor=4)")
     assert "Last accuracy (transient:chance=0.05,factor=8): highest for transient:chance=0.05,factor=8, bsp" in first
     assert "Last accuracy (persistent:factor=4): highest for persistent:factor=4, async" in second
     assert "persistent" not in first and "transient" not in second
+    table = text.split("## Seconds to accuracy >= 0.9, by condition (virtual time)")[1].split("## Summary")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
+    assert rows[0] == ["arm", "transient:chance=0.05,factor=8", "persistent:factor=4"]
+    fourth = ["bsp", f"{4 * 2.04:.4g} [{4 * 2.02:.4g}, {4 * 2.06:.4g}]", "not reached"]  # the row that gets there
+    assert rows[2] == fourth and rows[4] == ["async", "not reached", "3"]
 
 
 def test_time_axes_stay_apart(tmp_path: Path) -> None:
