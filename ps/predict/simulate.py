@@ -18,7 +18,7 @@ from ps.experiments.tables import Table
 from ps.experiments.virtual import network_of
 from ps.predict.profile import Codec, Measured
 from ps.sim.network import Network
-from ps.sim.scale import Outcome, simulate
+from ps.sim.scale import Outcome, keyspace_of, simulate
 
 WORKERS_MAX = 64  # with payload: beyond, one process and one core are not enough
 CLOCKS = 100
@@ -44,7 +44,8 @@ class Predicted:
 
 def predict(arm: str, config: RunConfig, profile: Measured, network: Network, clocks: int) -> Predicted:
     """Simulates so many clocks of every worker. network: links alone; what work costs is the profile's."""
-    outcome = simulate(config, profile.steps(config), profile.costs.on(network), clocks, config.seed or 0)
+    steps = profile.steps(config)
+    outcome = simulate(config, steps, profile.costs.on(network), clocks, config.seed or 0)
     clock_CW = np.diff(outcome.end_CW, axis=0)
     commits, stale = sum(outcome.staleness.values()), outcome.staleness
     seconds = float(outcome.end_CW.max() - outcome.end_CW[0].max())
@@ -52,7 +53,7 @@ def predict(arm: str, config: RunConfig, profile: Measured, network: Network, cl
         arm=arm,
         clock_s=float(clock_CW.mean()),
         clock_p95_s=float(np.percentile(clock_CW, 95)),
-        commits_per_s=commits / len(profile.keyspace.slices) / seconds if seconds else float("inf"),
+        commits_per_s=commits / len(keyspace_of(config, steps).slices) / seconds if seconds else float("inf"),
         step_bytes=(outcome.bytes / config.workers - profile.nbytes * profile.pull_share) / clocks,  # without the start
         staleness=sum(age * count for age, count in stale.items()) / commits if commits else 0.0,
         staleness_max=max(stale, default=0),

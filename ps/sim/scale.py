@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ps import wire
 from ps.config import RunConfig
 from ps.errors import ConfigError
-from ps.keyspace import Keyspace, Parameter, empty_map, place
+from ps.keyspace import Keyspace, Options, Parameter, empty_map, place
 from ps.messages import Ask, Leave, LeaveDone, Pull, Push, Tick, Ticked, Values, Verdicts
 from ps.server.ledger import Record
 from ps.sim.loop import JOB
@@ -111,6 +111,18 @@ def simulate(
     return Cluster(config, profile, network, clocks, seed, watch).run()
 
 
+def keyspace_of(config: RunConfig, profile: Profile) -> Keyspace:
+    """The parameters, cut into slices as the run cuts them. Raises: ConfigError."""
+    made = Keyspace()
+    made.extend(
+        [
+            Parameter(name, shape, profile.dtypes.get(name, "float32"), config.options_of(name, Options()))
+            for name, shape in profile.parameters.items()
+        ]
+    )
+    return made
+
+
 def random_of(seed: int, rank: int) -> Random:
     """The random numbers of one rank."""
     return Random((seed << 20) + rank)
@@ -138,10 +150,7 @@ class Cluster(Timeline):
         self.config, self.profile, self.network, self.clocks, self.watch = config, profile, network, clocks, watch
         self.wires = Wires(network, self)
         self.outcome = Outcome(np.zeros((clocks + 1, config.workers)))
-        self.keyspace = Keyspace()
-        self.keyspace.extend(
-            [Parameter(name, shape, profile.dtypes.get(name, "float32")) for name, shape in profile.parameters.items()]
-        )
+        self.keyspace = keyspace_of(config, profile)
         self.placed = place(self.keyspace.slices, empty_map(config.servers))
         self.nbytes_S = np.array([one.nbytes for one in self.keyspace.slices], np.int64)
         self.push_bytes = np.ceil(self.nbytes_S * profile.push_share).astype(np.int64)

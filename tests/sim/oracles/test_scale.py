@@ -48,8 +48,10 @@ def exponential(rank: int, random: Random) -> float:
     return random.expovariate(1.0)
 
 
-def config_of(consistency: str, workers: int, servers: int, optimizer: str = "sgd:lr=0.1") -> RunConfig:
-    spelled = dict(workers=workers, servers=servers, consistency=consistency, seed=SEED)
+def config_of(
+    consistency: str, workers: int, servers: int, optimizer: str = "sgd:lr=0.1", slice_elements: int = 1 << 20
+) -> RunConfig:
+    spelled = dict(workers=workers, servers=servers, consistency=consistency, seed=SEED, slice_elements=slice_elements)
     optimizer = "add" if consistency.startswith("easgd") else optimizer
     return RunConfig.check({**spelled, "optimizer": optimizer, "timeout_s": 1e6, "resend_s": 1e6})
 
@@ -79,11 +81,15 @@ def with_payload(config: RunConfig, network: Network) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(
-    ("consistency", "optimizer"),
-    [*((model, "sgd:lr=0.1") for model in MODELS), ("ssp:staleness=1", "momentum:lr=0.1,decay=0.9")],
+    ("consistency", "optimizer", "slice_elements"),
+    [
+        *((model, "sgd:lr=0.1", 1 << 20) for model in MODELS),
+        ("ssp:staleness=1", "momentum:lr=0.1,decay=0.9", 1 << 20),
+        ("bsp", "sgd:lr=0.1", 1 << 16),
+    ],
 )
-def test_it_takes_the_same_times_as_with_payload(consistency: str, optimizer: str) -> None:
-    config = config_of(consistency, workers=4, servers=2, optimizer=optimizer)
+def test_it_takes_the_same_times_as_with_payload(consistency: str, optimizer: str, slice_elements: int) -> None:
+    config = config_of(consistency, workers=4, servers=2, optimizer=optimizer, slice_elements=slice_elements)
     expected_CW = with_payload(config, BUSY)
     outcome = simulate(config, Profile(PARAMETERS, exponential), BUSY, CLOCKS, SEED)
     assert outcome.end_CW == pytest.approx(expected_CW, abs=1e-9)
