@@ -24,6 +24,7 @@ from ps.experiments.tables import (
     resource_table,
     summary_csv,
     summary_table,
+    tuning_table,
     waiting_table,
 )
 
@@ -89,6 +90,7 @@ def _tables(summaries: Sequence[Summary], groups: Sequence[Group], results: Resu
     ]
     found += [summary_table(summaries, results)] if summaries else []
     found += [finding_table(finding) for group in groups for finding in group.findings if len(finding.behind) > 1]
+    found += [tuning_table(results)]
     found += [failure_table(results)] if results.failures or results.begun else []
     found += [waiting_table(summaries), resource_table(summaries)]
     found += [environment_table(results.environment)] if results.environment else []

@@ -113,6 +113,31 @@ def summary_csv(summaries: Sequence[Summary]) -> str:
     return text.getvalue()
 
 
+def tuning_table(results: Results) -> Table | None:
+    """What tuning has found: a row for each arm, a column for each setting; None without any."""
+    found: dict[str, dict[str, list[float]]] = {}
+    if (tune := results.experiment.tune) is None:
+        return None
+    for run in results.runs:
+        if run.cell.phase == "tune":
+            value_N = np.zeros(0) if run.points is None or run.problem else run.points.of(tune.metric).value
+            finite = value_N[np.isfinite(value_N)].tolist()
+            score = (max(finite) if tune.best == "max" else min(finite)) if finite else math.nan
+            found.setdefault(run.cell.arm, {}).setdefault(settings_text(run.cell.tuned), []).append(score)
+    if not found:
+        return None
+    columns = [settings_text(settings) for settings in product(tune.grid)]
+    rows, edge = [], []
+    for arm, tried in found.items():
+        means = {name: float(np.mean(scores)) for name, scores in tried.items() if not np.isnan(scores).any()}
+        best = max(means, key=lambda name: means[name] if tune.best == "max" else -means[name], default=None)
+        rows.append((arm, *(f"{means[n]:.4g}{' *' * (n == best)}" if n in means else "–" for n in columns)))
+        edge += [arm] if len(tune.grid) == 1 and len(columns) > 2 and best in (columns[0], columns[-1]) else []
+    note = f"Best {tune.metric} of a run, mean over tuning seeds; * is what the arm has chosen."
+    note += f" At the edge of the grid, so a wider one may hold a better setting: {'; '.join(edge)}." if edge else ""
+    return Table("Tuning", ("arm", *columns), tuple(rows), note)
+
+
 def finding_table(finding: Finding) -> Table:
     """How far each arm is behind the leader."""
     rows = tuple((arm, words, str(pairs)) for arm, words, pairs in finding.behind)

@@ -16,10 +16,10 @@ from pyarrow import parquet
 
 from ps.cli.main import main
 from ps.experiments import page
-from ps.experiments.cells import Cell
+from ps.experiments.cells import Cell, Settings
 from ps.experiments.measures import Measured, measure, spent, waited_for
 from ps.experiments.results import read_results
-from ps.experiments.tables import Table, markdown
+from ps.experiments.tables import Table, markdown, tuning_table
 from ps.metrics import Metrics
 from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_sweep
 
@@ -304,6 +304,28 @@ def test_arms_are_compared_where_the_machines_are_alike(tmp_path: Path) -> None:
     assert rows[0] == ["arm", "transient:chance=0.05,factor=8", "persistent:factor=4"]
     fourth = ["bsp", f"{4 * 2.04:.4g} [{4 * 2.02:.4g}, {4 * 2.06:.4g}]", "not reached"]  # the row that gets there
     assert rows[2] == fourth and rows[4] == ["async", "not reached", "3"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_tuning_has_found_stands_beside_what_was_chosen(tmp_path: Path) -> None:
+    tune = '[tune]\nmetric = "val"\nbest = "max"\nseeds = [7, 8]\ngrid = {lr = [0.1, 0.3, 1.0]}\n'
+    toml = TOML.replace("[run]", '[run]\noptimizer = "sgd:lr={lr}"').replace("[report]", tune + "[report]")
+    tops = {"bsp": {0.1: 0.5, 0.3: 0.7, 1.0: 0.6}, "async": {0.1: 0.5, 0.3: 0.6, 1.0: 0.8}}
+
+    def make(cell: Cell) -> Ended:
+        if cell.phase == "final":
+            return trained(cell)
+        top = tops[str(cell.settings["consistency"])][float(cell.settings["lr"])] + 0.02 * (cell.seed - 7)
+        return Ended(logged([top - 0.2, top, top - 0.1], metric="val"))
+
+    chosen: dict[str, Settings] = {"bsp": {"lr": 0.3}, "async": {"lr": 1.0}}
+    write_sweep(tmp_path, toml.replace('"ssp:staleness=3", ', ""), make, chosen)
+    results = read_results(tmp_path / "sweep")
+    table = tuning_table(results)
+    assert table is not None
+    assert table.head == ("arm", "lr=0.1", "lr=0.3", "lr=1")
+    assert table.rows == (("bsp", "0.51", "0.71 *", "0.61"), ("async", "0.51", "0.61", "0.81 *"))
+    assert table.note.endswith("so a wider one may hold a better setting: async.")
 
 
 def test_time_axes_stay_apart(tmp_path: Path) -> None:
