@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from ps.cli.sweep import run_sweep
 from ps.experiments.results import Results, read_results
@@ -51,8 +51,8 @@ best = "max"
 """
 
 
-def step_s(results: Results, arm: str) -> float:
-    """Median seconds of a step, over all workers and seeds of an arm; NaN where it has failed."""
+def step_s(results: Results, arm: str) -> tuple[float, float]:
+    """Median and mean seconds of a step, over all workers and seeds of an arm; NaN where it has failed."""
     found = [
         span.end - span.start
         for run in results.final(arm)
@@ -60,7 +60,7 @@ def step_s(results: Results, arm: str) -> float:
         if run.problem is None and peer.startswith("worker:")
         for span in [span for span in snapshot.spans if span.name == "step"][WARM_UP:]
     ]
-    return median(found) if found else float("nan")
+    return (median(found), mean(found)) if found else (float("nan"), float("nan"))
 
 
 def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measured]) -> list[Row]:
@@ -75,8 +75,9 @@ def rows(args: argparse.Namespace, hosts: int, rate: float, profiles: list[Measu
     results = read_results(folder)
     found: list[Row] = []
     for one in predict_experiment(results.experiment, file.parent, profiles, args.clocks):
-        real_s = step_s(results, one.arm)
-        figures = (f"{1e3 * real_s:.1f}", f"{1e3 * one.clock_s:.1f}", f"{100 * (one.clock_s / real_s - 1):+.1f} %")
+        real = step_s(results, one.arm)
+        off = [f"{100 * (one.clock_s / real_s - 1):+.1f} %" for real_s in real]
+        figures = (*(f"{1e3 * real_s:.1f}" for real_s in real), f"{1e3 * one.clock_s:.1f}", *off)
         found.append((str(hosts), f"{rate:g}", one.arm, *figures))
         print(*found[-1], sep=" | ", flush=True)
     return found
@@ -101,7 +102,7 @@ def main() -> None:
         for one in COMPRESSIONS
     ]
     found = [row for hosts in args.hosts for rate in args.rates for row in rows(args, hosts, rate, profiles)]
-    head = ("hosts", "Mbit/s", "arm", "measured ms", "predicted ms", "error")
+    head = ("hosts", "Mbit/s", "arm", "median ms", "mean ms", "predicted ms", "of the median", "of the mean")
     print(markdown(Table("Predicted", head, tuple(found))))
 
 
