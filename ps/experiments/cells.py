@@ -214,8 +214,8 @@ def _filled(
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
     links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
-    if world == "processes" and phase == "tune":
-        links = Links()  # there are none to be had
+    if phase == "tune" and arm.launch == "ranks" and world == "processes":
+        links = Links()  # they have none there
     made = {
         "arm": name,
         "phase": phase,
@@ -297,8 +297,11 @@ def _check(cell: Cell) -> None:
             raise ConfigError(f"links.hosts: expected h1 to {last}, got {host!r}")
     if cell.world == "virtual" and config.stragglers is not None and config.compute_s is None:
         raise ConfigError("stragglers: expected compute_s beside them in virtual time, where computing takes none")
-    if cell.world == "processes" and cell.links != Links():
-        raise ConfigError("links: expected world = virtual or netlab, where links can be made, got processes")
+    if cell.world == "processes" and cell.launch == "ranks" and cell.links != Links():
+        raise ConfigError(
+            "links: expected world = netlab for launch = ranks, whose transport is their own, got processes; "
+            "their bytes cannot be held back there"
+        )
     if cell.world == "netlab" and any(link.delay_ms != cell.links.delay_ms for link in cell.links.hosts.values()):
         raise ConfigError("links.hosts: expected the delay_ms of all hosts in world = netlab, got another one")
     if cell.world != "virtual" and any(fault.cut for fault in cell.faults):

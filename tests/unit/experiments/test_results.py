@@ -55,7 +55,9 @@ def test_what_has_not_ended_is_counted_and_named_with_its_last_words(tmp_path: P
     cells = write_sweep(tmp_path, TOML, lambda cell: fine(cell) if cell.seed != 2 else None)
     found = read_results(tmp_path / "sweep")
     assert len(found.runs) == 2 and found.missing == 2
-    assert [(cell.id, said) for cell, said in found.begun] == [(cell.id, "it goes on") for cell in cells if cell.seed == 2]
+    assert [(cell.id, said) for cell, said in found.begun] == [
+        (cell.id, "it goes on") for cell in cells if cell.seed == 2
+    ]
     shutil.rmtree(tmp_path / "sweep" / "cells" / cells[0].id)
     assert read_results(tmp_path / "sweep").missing == 3
 
