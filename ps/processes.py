@@ -181,6 +181,7 @@ def over_links(transport: ZmqTransport) -> Transport:
     try:
         cards = Cards(Path(path))
     except (OSError, ValueError) as error:
+        transport.close()
         raise ConfigError(
             f"environment variable PS_LINKS: expected host:file, as an experiment sets it, got {text!r} ({error})"
         ) from None
