@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from ps.transport.base import Message
-from ps.transport.cards import Card, Cards, Layout
+from ps.transport.cards import Card, Cards, Layout, table_of
 from ps.transport.packing import sent_bytes
 from ps.transport.shaped import TURN_S, Lane, Turns
 from ps.types import PeerId
@@ -177,3 +178,26 @@ def test_what_has_not_arrived_is_released_when_it_is_dropped(made: MakeHosts) ->
     hosts.turns["h0"].take(0.015)  # the first is through and in its delay, the second under way
     hosts.turns["h0"].drop()
     assert sorted(released) == [0, 1, 2, 3]
+
+
+def test_nobody_else_looks_at_the_table_while_cards_are_taken(
+    made: MakeHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = made([RATE, RATE]).cards["h0"]
+    refused: list[bool] = []
+
+    def rate(host: str) -> float:
+        with table_of(tmp_path / "links.json").open("rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(True)
+            else:
+                refused.append(False)
+        return RATE
+
+    monkeypatch.setattr(cards, "_rate", rate)
+    cards.reserve("h0", "h1", KB, 0.0)
+    assert refused == [True, True]
+    cards.rate("h0", "h1")
+    assert refused[2:] == [False, False], "the lock is let go of"
