@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from ps.experiments.cells import Cell
 from ps.launch.options import Place
-from ps.transport.cards import Card, Layout
+from ps.transport.cards import Host, Layout
 
 
 @contextmanager
@@ -27,10 +27,9 @@ def places(cell: Cell) -> Iterator[Callable[[str], Place]]:
 
 
 def layout_of(cell: Cell) -> Layout:
-    """The cell's links as cards of its hosts."""
-    cards = {}
-    for host in sorted(set(cell.hosts.values())):
-        link = cell.links.of(host)
-        rate = None if link.rate_mbit is None else link.bytes_per_s
-        cards[host] = Card(rate=rate, delay_s=link.delay_s)
-    return Layout(cards=cards, place=cell.hosts)
+    """The cell's hosts and their links."""
+    hosts = {}
+    for name in sorted(set(cell.hosts.values())):
+        link = cell.links.of(name)
+        hosts[name] = Host(rate=None if link.rate_mbit is None else link.bytes_per_s, delay_s=link.delay_s)
+    return Layout(hosts=hosts, place=cell.hosts)

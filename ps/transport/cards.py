@@ -18,8 +18,8 @@ from ps.types import PeerId
 OUT, IN = 0, 1
 
 
-class Card(BaseModel):
-    """One full-duplex network card."""
+class Host(BaseModel):
+    """A machine with one full-duplex network card."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,12 +32,12 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cards: dict[str, Card]  # by host
-    place: dict[str, str]  # "worker:0" -> host
+    hosts: dict[str, Host]
+    place: dict[str, str]  # "worker:0" -> name of a host
 
     def write(self, path: Path) -> None:
         """For `Cards` of all processes: as JSON, and beside it the table of times, all of them past."""
-        table_of(path).write_bytes(np.zeros((len(self.cards), 2)).tobytes())
+        table_of(path).write_bytes(np.zeros((len(self.hosts), 2)).tobytes())
         path.write_text(self.model_dump_json())
 
 
@@ -47,8 +47,8 @@ class Cards:
     def __init__(self, path: Path) -> None:
         self.layout = Layout.model_validate_json(path.read_text())
         self._file = table_of(path).open("r+b")
-        self._busy = np.memmap(self._file, np.float64, "r+", shape=(len(self.layout.cards), 2))
-        self._row = {host: row for row, host in enumerate(self.layout.cards)}
+        self._busy = np.memmap(self._file, np.float64, "r+", shape=(len(self.layout.hosts), 2))
+        self._row = {host: row for row, host in enumerate(self.layout.hosts)}
 
     def host_of(self, peer: PeerId) -> str | None:
         """None: it is on none."""
@@ -60,7 +60,7 @@ class Cards:
 
     def delay_s(self, sender: str, to: str) -> float:
         """Seconds from one host to another, beside the time in cards."""
-        return self.layout.cards[sender].delay_s + self.layout.cards[to].delay_s
+        return self.layout.hosts[sender].delay_s + self.layout.hosts[to].delay_s
 
     def reserve(self, sender: str, to: str, nbytes: float, ready: float) -> float:
         """Takes both cards for so many bytes, which can leave at the time `ready`; when the slower one is through."""
@@ -80,7 +80,7 @@ class Cards:
         self._file.close()
 
     def _rate(self, host: str) -> float:
-        rate = self.layout.cards[host].rate
+        rate = self.layout.hosts[host].rate
         return float("inf") if rate is None else rate
 
 

@@ -14,7 +14,7 @@ from ps.key import Key, make_key, read_key
 from ps.testing.peers import OpenPeer
 from ps.testing.transports import CHECKS
 from ps.transport.base import Transport
-from ps.transport.cards import Card, Cards, Layout
+from ps.transport.cards import Cards, Host, Layout
 from ps.transport.memory import MemoryNetwork
 from ps.transport.shaped import ShapedTransport
 from ps.transport.zmq import ZmqTransport
@@ -50,7 +50,7 @@ def shaped_network(folder: Path) -> OpenPeer:
     open_inner = zmq_network("tcp")
     path = folder / "links.json"
     place = {**{f"worker:{rank}": f"h{rank}" for rank in range(8)}, "server:0": "h8"}
-    Layout(cards=dict.fromkeys(place.values(), Card(rate=1e9, delay_s=1e-4)), place=place).write(path)
+    Layout(hosts=dict.fromkeys(place.values(), Host(rate=1e9, delay_s=1e-4)), place=place).write(path)
 
     def open_peer(address: PeerId, *, queued_bytes_max: int) -> Transport:
         inner = open_inner(address, queued_bytes_max=queued_bytes_max)

@@ -8,12 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 
-from ps.transport.base import Message
-from ps.transport.cards import Card, Cards, Layout, table_of
+from ps.errors import OutboxFull
+from ps.transport import shaped
+from ps.transport.base import Message, Unreachable
+from ps.transport.cards import Cards, Host, Layout, table_of
+from ps.transport.memory import MemoryNetwork
 from ps.transport.packing import sent_bytes
-from ps.transport.shaped import TURN_S, Lane, Turns
+from ps.transport.shaped import TURN_S, Lane, ShapedTransport, Turns
 from ps.types import PeerId
 
 RATE = 1e6  # bytes per second
@@ -24,9 +28,9 @@ class Hosts:
     """Hosts h0, h1, ... with a peer each ("h0"), all in this process. `there`: (seconds, sender, to, message)."""
 
     def __init__(self, folder: Path, rates: list[float | None], delay_s: float = 0.0) -> None:
-        cards = {f"h{i}": Card(rate=rate, delay_s=delay_s) for i, rate in enumerate(rates)}
-        Layout(cards=cards, place={name: name for name in cards}).write(folder / "links.json")
-        self.cards = {host: Cards(folder / "links.json") for host in cards}
+        hosts = {f"h{i}": Host(rate=rate, delay_s=delay_s) for i, rate in enumerate(rates)}
+        Layout(hosts=hosts, place={name: name for name in hosts}).write(folder / "links.json")
+        self.cards = {host: Cards(folder / "links.json") for host in hosts}
         self.turns = {host: Turns(seen, host) for host, seen in self.cards.items()}
         self.lanes: dict[tuple[str, str], Lane] = {}
         self.there: list[tuple[float, str, str, Message]] = []
@@ -201,3 +205,51 @@ def test_nobody_else_looks_at_the_table_while_cards_are_taken(
     assert refused == [True, True]
     cards.rate("h0", "h1")
     assert refused[2:] == [False, False], "the lock is let go of"
+
+
+# The transport around another; `slow` carries nothing while a test lasts.
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ShapedTransport, MemoryNetwork]]:
+    monkeypatch.setattr(shaped, "FLUSH_S", 0.0)
+    place = {"worker:0": "h1", "server:0": "h2", "server:1": "h1"}
+    Layout(hosts=dict.fromkeys(("h1", "h2"), Host(rate=1e-3)), place=place).write(tmp_path / "links.json")
+    network = MemoryNetwork()
+    transport = ShapedTransport(network.open(PeerId("worker:0")), Cards(tmp_path / "links.json"), "h1", 1 << 20)
+    yield transport, network
+    transport.close()
+
+
+@pytest.mark.parametrize("near", ["server:1", "reader:aa"])
+def test_what_stays_on_a_host_and_who_is_on_none_is_reached_at_once(
+    slow: tuple[ShapedTransport, MemoryNetwork], near: str
+) -> None:
+    transport, network = slow
+    peer = network.open(PeerId(near))
+    transport.send_nowait(PeerId(near), message := Message(b"x", [np.zeros(1 << 20, np.uint8)]))
+    assert peer.recv(0.0) == ("worker:0", message)
+
+
+def test_so_many_messages_are_held_and_no_more(slow: tuple[ShapedTransport, MemoryNetwork]) -> None:
+    transport, network = slow
+    network.open(PeerId("server:0"))
+    for _ in range(shaped.UNSENT_MAX):
+        transport.send_nowait(PeerId("server:0"), Message(b"x"))
+    with pytest.raises(OutboxFull, match="server:0: expected at most 1000 messages"):
+        transport.send_nowait(PeerId("server:0"), Message(b"x"))
+
+
+def test_so_many_bytes_are_held_but_one_message_of_any_size(slow: tuple[ShapedTransport, MemoryNetwork]) -> None:
+    transport, network = slow
+    network.open(PeerId("server:0"))
+    released: list[str] = []
+    large = Message(b"x", [np.zeros(3 << 20, np.uint8)], lambda: released.append("large"))
+    transport.send_nowait(PeerId("server:0"), large)
+    with pytest.raises(OutboxFull):
+        transport.send_nowait(PeerId("server:0"), Message(b"x"))
+    assert released == []
+    transport.close()
+    assert released == ["large"]
+    with pytest.raises(Unreachable, match="worker:0: expected to be open when it sends, got closed"):
+        transport.send_nowait(PeerId("server:0"), Message(b"x"))
