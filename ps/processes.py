@@ -65,7 +65,7 @@ class ClusterPort(TransportPort):
         try:
             self.link = ControlLink(controller, hello, self._take, self._end, timeout_s, self._key)
         except BaseException:
-            self.transport.close()
+            super().close()
             raise
         welcome = self.link.welcome
         self.transport.job = welcome.job

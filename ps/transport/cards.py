@@ -2,7 +2,7 @@
 
 Each direction of a card is busy until some time of `time.monotonic`, which all processes of a machine read alike. Who
 sends takes the sender's way out and the receiver's way in, in one step: each is through at max(ready, busy) + bytes /
-rate. So nothing passes a card faster than its rate, however late anybody looks, and there are no bursts.
+rate. So nothing is through before the rate of every card on its way allows, however late anybody looks.
 """
 
 from __future__ import annotations
