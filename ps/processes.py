@@ -13,6 +13,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 from ps import wire
@@ -22,7 +23,9 @@ from ps.errors import ConfigError, OutboxFull
 from ps.key import Key, key_of_environment
 from ps.messages import Stop
 from ps.metrics import Metrics
-from ps.transport.base import Message, Unreachable
+from ps.transport.base import Message, Transport, Unreachable
+from ps.transport.cards import Cards
+from ps.transport.shaped import ShapedTransport
 from ps.transport.zmq import ZmqTransport
 from ps.types import CONTROLLER, PeerId, server_peer, worker_peer
 from ps.wire import JOB_BYTES
@@ -52,7 +55,7 @@ class ClusterPort(TransportPort):
         self.transport = ZmqTransport(address, b"", self._places.get, key=key)
         self.over = Event()  # the controller has said goodbye, or is gone
         self.end: LinkEnd | None = None  # which of the two, once it is over
-        super().__init__(self.transport)
+        super().__init__(over_links(self.transport))
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         keep_freed_memory()
 
@@ -62,7 +65,7 @@ class ClusterPort(TransportPort):
         try:
             self.link = ControlLink(controller, hello, self._take, self._end, timeout_s, self._key)
         except BaseException:
-            self.transport.close()
+            super().close()
             raise
         welcome = self.link.welcome
         self.transport.job = welcome.job
@@ -77,7 +80,7 @@ class ClusterPort(TransportPort):
             self.link.send(message.header)
             message.release()
         else:
-            self.transport.send_nowait(to, message)
+            super().send_nowait(to, message)
 
     def measured(self, metrics: Metrics) -> None:
         metrics.gauge("cpu", time.process_time())
@@ -87,7 +90,7 @@ class ClusterPort(TransportPort):
     def close(self) -> None:
         """The last words are delivered first."""
         self.link.close()
-        self.transport.close()
+        super().close()
 
     def _take(self, header: bytes) -> None:
         self.transport.hand_in(CONTROLLER, Message(header))
@@ -166,6 +169,23 @@ def job_id() -> bytes:
     if len(job) not in (0, JOB_BYTES):
         raise ConfigError(f"environment variable PS_JOB: expected {2 * JOB_BYTES} hex digits, got {text[:80]!r}")
     return job
+
+
+def over_links(transport: ZmqTransport) -> Transport:
+    """Over links of the speed that PS_LINKS names, "host:file" of a `Layout`, where an experiment has set it. Readers
+    are on no host. Raises: ConfigError naming it."""
+    text = os.environ.get("PS_LINKS")
+    if text is None or transport.address.startswith("reader:"):
+        return transport
+    host, _, path = text.partition(":")
+    try:
+        cards = Cards(Path(path))
+    except (OSError, ValueError) as error:
+        transport.close()
+        raise ConfigError(
+            f"environment variable PS_LINKS: expected host:file, as an experiment sets it, got {text!r} ({error})"
+        ) from None
+    return ShapedTransport(transport, cards, host, transport.queued_bytes_max)
 
 
 def number(variable: str, default: int) -> int:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ps.colocated import counted, is_colocated
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.experiments.files import Arm, Experiment, Fault, Launch, Links, Setting, World
 from ps.launch.options import rules_of
+from ps.plugins import describe
 
 Phase = Literal["tune", "final"]
 Settings = dict[str, Setting]
@@ -213,9 +214,9 @@ def _filled(
     if experiment.max_restarts:
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
-    links = experiment.links.model_copy(update={key: settings[key] for key in _LINKS if key in settings})
-    if world == "processes" and phase == "tune":
-        links = Links()  # there are none to be had
+    links = _linked(experiment.links, settings)
+    if phase == "tune" and arm.launch == "ranks" and world == "processes":
+        links = Links()  # they have none there
     made = {
         "arm": name,
         "phase": phase,
@@ -244,6 +245,16 @@ def _filled(
         )
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
     return Cell(id=digest, **made)
+
+
+def _linked(links: Links, settings: Settings) -> Links:
+    """With what the settings change of them. Raises: ConfigError naming the setting."""
+    own = {key: settings[key] for key in _LINKS if key in settings}
+    try:
+        Links.model_validate(own)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+    return links.model_copy(update=own)
 
 
 def _world_to_tune_in(world: World, arm: Arm) -> World:
@@ -297,8 +308,11 @@ def _check(cell: Cell) -> None:
             raise ConfigError(f"links.hosts: expected h1 to {last}, got {host!r}")
     if cell.world == "virtual" and config.stragglers is not None and config.compute_s is None:
         raise ConfigError("stragglers: expected compute_s beside them in virtual time, where computing takes none")
-    if cell.world == "processes" and cell.links != Links():
-        raise ConfigError("links: expected world = virtual or netlab, where links can be made, got processes")
+    if cell.world == "processes" and cell.launch == "ranks" and cell.links != Links():
+        raise ConfigError(
+            "links: expected world = netlab for launch = ranks, whose transport is their own, got processes; "
+            "their bytes cannot be held back there"
+        )
     if cell.world == "netlab" and any(link.delay_ms != cell.links.delay_ms for link in cell.links.hosts.values()):
         raise ConfigError("links.hosts: expected the delay_ms of all hosts in world = netlab, got another one")
     if cell.world == "processes" and any(fault.cut for fault in cell.faults):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ World = Literal["virtual", "processes", "netlab"]
 Launch = Literal["ps", "ranks"]
 Setting = str | int | float | bool
 Best = Literal["max", "min"]
+TCP_SHARE = 1448 / 1514  # of a link: the payload of its frames
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -45,6 +47,16 @@ class Link(Section):
 
     rate_mbit: Positive | None = None  # 10^6 bits per second; None: as fast as it goes
     delay_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # one way, between two hosts
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What a connection carries; infinity without a rate."""
+        return math.inf if self.rate_mbit is None else self.rate_mbit * 1e6 / 8 * TCP_SHARE
+
+    @property
+    def delay_s(self) -> float:
+        """From the host to the middle of the network: a path has those of both ends."""
+        return self.delay_ms / 2e3
 
 
 class Links(Link):

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.errors import ConfigError, Error
-from ps.experiments import netlab, ranks
+from ps.experiments import bucket, netlab, ranks
 from ps.experiments.cells import Cell
-from ps.experiments.files import Fault
+from ps.experiments.files import Fault, Links
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
 from ps.experiments.sweep import write_whole
 from ps.experiments.virtual import run_virtual
@@ -61,10 +62,17 @@ def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
     if cell.world == "virtual":
         return {**run_virtual(cell, folder), "links": "virtual"}
-    place = netlab.place_of(cell) if cell.world == "netlab" else (lambda name: Place())
-    links = "netlab" if cell.world == "netlab" else "none"
+    if cell.world == "netlab":
+        return {**_run_processes(cell, folder, netlab.place_of(cell)), "links": "netlab"}
+    if cell.links == Links():
+        return {**_run_processes(cell, folder, lambda name: Place()), "links": "none"}
+    with bucket.places(cell) as place:
+        return {**_run_processes(cell, folder, place), "links": "token bucket"}
+
+
+def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> dict[str, Any]:
     if cell.launch == "ranks":
-        return {**ranks.run(cell, folder, place), "links": links}
+        return ranks.run(cell, folder, place)
     made: list[ControlServer] = []
 
     def control(config: RunConfig) -> ControlServer:
@@ -93,7 +101,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
     if ended.get("event") != "end":
         raise ConfigError(f"{folder / 'run.jsonl'}: expected the run's end in its last line, got none")
     kept = {name: ended[name] for name in ("reason", "seconds", "began", "clocks", "restarts", "processes")}
-    return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"], "links": links}
+    return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"]}
 
 
 def _happen(cell: Cell, fault: Fault, supervisor: Supervisor) -> None:

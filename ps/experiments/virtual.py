@@ -6,7 +6,6 @@ so what belongs to a process (global random state, the current folder) is shared
 
 from __future__ import annotations
 
-import math
 import runpy
 import sys
 import time
@@ -35,7 +34,6 @@ from ps.sim.network import Host, Network
 from ps.types import PeerId, server_peer, worker_peer
 from ps.worker.client import Client
 
-TCP_SHARE = 1448 / 1514  # of a link: the payload of its frames
 RESTART_S = 1.0  # from a worker's death until its script runs again
 
 
@@ -177,8 +175,7 @@ def network_of(cell: Cell) -> Network | None:
     hosts = {}
     for name in sorted(set(cell.hosts.values())):
         link = cell.links.of(name)
-        rate = math.inf if link.rate_mbit is None else link.rate_mbit * 1e6 / 8 * TCP_SHARE
-        hosts[name] = Host(rate, link.delay_ms / 2e3)  # half: a path has the delays of both ends
+        hosts[name] = Host(link.bytes_per_s, link.delay_s)
     return Network(hosts=hosts, place=cell.hosts)
 
 

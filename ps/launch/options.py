@@ -24,15 +24,17 @@ from ps.record.entries import new_folder
 
 LOG_DIR = "ps-logs"
 # ours to set
-_CLUSTER = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY", "FIGURES_S")
+_OURS = ("CONTROLLER", "JOB", "RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE", "ROLE", "SHARD", "KEY", "FIGURES_S", "LINKS")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process is started: by a command of its host's, which its own follows; and where it listens there."""
+    """Where a process is started: by a command of its host's, which its own follows; where it listens there; and what
+    its environment says of the place."""
 
     command: tuple[str, ...] = ()
     address: str = "127.0.0.1"
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def cluster_environment(
     environ: Mapping[str, str], controller: str, job: bytes, workers: int, key: Key | None
 ) -> dict[str, str]:
     """What all processes of the run get; of the key its path."""
-    unwanted = {f"PS_{name}" for name in _CLUSTER} | set(ignored_variables(environ))
+    unwanted = {f"PS_{name}" for name in _OURS} | set(ignored_variables(environ))
     env = {name: value for name, value in environ.items() if name not in unwanted}
     env.setdefault("OMP_NUM_THREADS", threads_of(workers))
     named = {} if key is None else {VARIABLE: key.path}

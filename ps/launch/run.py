@@ -106,8 +106,8 @@ class Run:
         self.env = cluster_environment(os.environ, address, self.control.job, self.config.workers, self.key)
         self.env["PS_FIGURES_S"] = str(self.options.figures_s)
         for shard in range(self.config.servers):
-            env = server_environment(self.env, shard, self.options.script)
             place = self.options.place(f"server {shard}")
+            env = {**server_environment(self.env, shard, self.options.script), **place.env}
             # Beside the workers that are all here, no port at all; a host of its own has its names for itself.
             named = self.options.is_colocated and not place.command
             at = endpoint(self.control.job, shard) if named else f"{place.address}:0"
@@ -120,8 +120,10 @@ class Run:
             self.supervisor.start("evaluator", [sys.executable, self.options.evaluator], env)
 
     def start_worker(self, rank: int) -> None:
-        argv = [*self.options.place(f"worker {rank}").command, sys.executable, self.options.script, *self.options.args]
-        self.supervisor.start(f"worker {rank}", argv, worker_environment(self.env, rank, self.config.workers))
+        place = self.options.place(f"worker {rank}")
+        argv = [*place.command, sys.executable, self.options.script, *self.options.args]
+        env = {**worker_environment(self.env, rank, self.config.workers), **place.env}
+        self.supervisor.start(f"worker {rank}", argv, env)
 
     def restart(self, rank: int, why: str) -> bool:
         """Starts a lost worker again, if it may be."""

@@ -16,7 +16,6 @@ from ps.colocated import COLOCATED
 from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.experiments.files import Link
-from ps.experiments.virtual import TCP_SHARE
 from ps.keyspace import empty_map, place
 from ps.predict.profile import Measured
 from ps.predict.simulate import Predicted, predict
@@ -114,13 +113,9 @@ def advise(
 
 def network(config: RunConfig, link: Link) -> Network:
     """One host per worker; server i is beside worker i."""
-    hosts = {f"h{rank + 1}": Host(_rate(link), link.delay_ms / 2e3) for rank in range(config.workers)}
+    hosts = {f"h{rank + 1}": Host(link.bytes_per_s, link.delay_s) for rank in range(config.workers)}
     where = {f"worker:{rank}": f"h{rank + 1}" for rank in range(config.workers)}
     return Network(hosts=hosts, place={**where, **{f"server:{i}": f"h{i + 1}" for i in range(config.servers)}})
-
-
-def _rate(link: Link) -> float:
-    return float("inf") if link.rate_mbit is None else link.rate_mbit * 1e6 / 8 * TCP_SHARE
 
 
 def server_bytes(config: RunConfig, profile: Measured) -> int:
@@ -136,7 +131,8 @@ def ddp_s(profile: Measured, hosts: int, link: Link) -> float:
     Ring all-reduce: each host sends and takes 2 (N - 1) / N of the bytes, in 2 (N - 1) turns.
     """
     n = hosts
-    return 2 * (n - 1) / n * profile.nbytes / _rate(link) + 2 * (n - 1) * link.delay_ms / 1e3 + slowest_s(profile, n)
+    wire_s = 2 * (n - 1) / n * profile.nbytes / link.bytes_per_s
+    return wire_s + 2 * (n - 1) * link.delay_ms / 1e3 + slowest_s(profile, n)
 
 
 def slowest_s(profile: Measured, workers: int) -> float:

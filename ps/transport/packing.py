@@ -36,6 +36,14 @@ def packed(header: bytes, buffers: Sequence[Array]) -> list[bytes | Array]:
     return [first if len(first) < LARGE_BYTES else np.frombuffer(first, np.uint8), *large]
 
 
+def sent_bytes(message: Message) -> int:
+    """What a message takes on a connection: its frames, with what ZeroMQ writes ahead of each (ZMTP 3.1, framing)."""
+    small = [buffer.nbytes for buffer in message.buffers if buffer.nbytes < LARGE_BYTES]
+    large = [buffer.nbytes for buffer in message.buffers if buffer.nbytes >= LARGE_BYTES]
+    first = _aligned(4 + 4 * len(message.buffers)) + sum(map(_aligned, small)) + len(message.header)
+    return sum(size + (2 if size < 256 else 9) for size in (first, *large))
+
+
 def unpacked(first: bytes | memoryview, large: Sequence[Array]) -> Message:
     """The message in these frames. What makes no sense becomes a header, for its reader to refuse."""
     try:

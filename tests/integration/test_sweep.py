@@ -216,6 +216,26 @@ def test_processes_and_ranks_side_by_side(tmp_path: Path) -> None:
     assert outcome(theirs)["clocks"] == [3, 3]
 
 
+def test_processes_on_links_are_no_faster_than_their_bytes_and_learn_the_same(tmp_path: Path) -> None:
+    """Under bsp a worker's pulls and pushes follow one another, and each takes its bytes over its rate."""
+    clocks, values = 5, 20_000
+    script = SCRIPT.replace("600", str(values)).replace("client.log(", "client.log(at=time.monotonic(), ")
+    text = FILE.replace("seeds = [1, 2]", 'seeds = [1]\nworld = "processes"').replace("[12]", f"[{clocks}]")
+    text = text.replace('consistency = ["bsp", "async"]\n', "").replace("compute_s = 0.5\n", "")
+    text = text.replace('stragglers = "persistent:factor=4"\n', "")
+    text += '[[compare]]\nname = "linked"\nrate_mbit = 10\n[[compare]]\nname = "free"\n'
+    done = sweep(tmp_path, text, "--jobs", "1", script=script.replace("import sys", "import sys, time"))
+    assert done.returncode == 0, done.stderr
+    linked, free = (cells(tmp_path)[name, 1, "final"] for name in ("linked", "free"))
+    assert (outcome(linked)["links"], outcome(free)["links"]) == ("token bucket", "none")
+    loss = rows(linked, "loss")
+    assert (set(loss["axis"]), set(rows(free, "loss")["axis"])) == ({"emulated"}, {"wall"})
+    assert loss["value"] == rows(free, "loss")["value"] and len(loss["value"]) == clocks
+    at = rows(linked, "at")["value"]
+    carried = (clocks - 1) + (clocks - 2)  # pulls and pushes between the first and the last log of worker 0
+    assert at[-1] - at[0] >= carried * 4 * values * 8 / 10e6
+
+
 @pytest.mark.parametrize(
     ("flags", "text", "words"),
     [

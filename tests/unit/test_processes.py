@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -71,6 +72,14 @@ def test_figures_are_no_older_than_a_report_of_them(
     if text is not None:
         monkeypatch.setenv("PS_FIGURES_S", text)
     assert processes.figures_s(2.0) == seconds
+
+
+def test_links_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "links.json").write_text("{}")
+    for text in ("h1", f"h1:{tmp_path}/none.json", f"h1:{tmp_path}/links.json"):
+        monkeypatch.setenv("PS_LINKS", text)
+        with pytest.raises(ConfigError, match=f"environment variable PS_LINKS: expected host:file, .* got '{text}' "):
+            ClusterPort(PeerId("server"))
 
 
 @pytest.mark.parametrize("text", ["0", "soon", "nan", "inf"])

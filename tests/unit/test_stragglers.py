@@ -23,6 +23,7 @@ def sample(spec: str, seed: int = 7, rank: int = 0, size: int = 4, clocks: int =
 
 def test_nobody_is_slow_unless_said() -> None:
     assert set(sample("transient:chance=0", clocks=100)) == {1.0}
+    assert set(sample("none", clocks=100)) == {1.0}
     assert slowdowns(None).of(3, 4, 0) == 1.0
 
 
@@ -69,7 +70,7 @@ def test_the_same_seed_worker_and_clock_are_as_slow_again_and_others_are_not() -
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("sometimes", "stragglers: expected one of exponential, pareto, persistent, speeds, transient"),
+        ("sometimes", "stragglers: expected one of exponential, none, pareto, persistent, speeds, transient"),
         ("transient:chance=2", "stragglers: transient: chance: "),
         ("speeds:of=fast", "stragglers: speeds: of: "),
         ("speeds:of=1/0", "stragglers: speeds: of: expected speeds > 0 as in 1/1/2/4, got '1/0'"),

@@ -178,6 +178,8 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ("compute_s = 0.1", 'stragglers = "pareto"', "stragglers: expected compute_s beside pareto, whose steps may "),
         ("[run]", '[[faults]]\nclock = 1\nkill = "worker:5"\n[run]', "faults: expected one of worker:0, "),
         ("[run]", "[links]\nhosts.h9 = {rate_mbit = 1}\n[run]", "links.hosts: expected h1 to h3, got 'h9'"),
+        ("[run]", "[links]\nrate_mbit = 0\n[run]", "links.rate_mbit: expected greater than 0, got 0"),
+        ("width = [8, 16]", "width = [8]\nrate_mbit = [0]", "bsp: rate_mbit: expected greater than 0, got 0"),
         ("[run]", "[links]\nrate = 1\n[run]", "links.rate: expected rate_mbit, or another of "),
         ("[run]", '[[faults]]\nclock = 1\ncut = "worker:0"\n[run]', "expected seconds with cut"),
         ("[run]", 'stop_when = "accuracy"\n[run]', "--stop-when: expected NAME>=NUMBER"),
@@ -212,6 +214,24 @@ def test_a_host_of_its_own_keeps_what_it_does_not_change(tmp_path: Path) -> None
     found = {cell.links.of("h2").delay_ms for cell in cells(tmp_path, text)}
     assert found == {1.0, 5.0}
     assert {cell.links.of("h2").rate_mbit for cell in cells(tmp_path, text)} == {10}
+
+
+def test_links_of_processes(tmp_path: Path) -> None:
+    """Cells of ours have them, whether they tune or not; those of ranks cannot, and tune without."""
+    ranks = '[[compare]]\nname = "ours"\n[[compare]]\nname = "theirs"\nlaunch = "ranks"\n'
+    links = "[links]\nrate_mbit = 100\n"
+    ours = HEAD.replace("width}", "rate}") + 'world = "processes"\n' + RUN + GRID.replace("width = [8, 16]\n", "")
+    experiment = read_experiment(write(tmp_path, ours + links + REPORT + TUNE))
+    assert {cell.links.rate_mbit for cell in tuning_cells(experiment, tmp_path)} == {100}
+    both = ours + links + ranks + REPORT + TUNE
+    with pytest.raises(ConfigError, match=r"^theirs, bsp: links: expected world = netlab for launch = ranks, .*, got"):
+        cells(tmp_path, both)
+    elsewhere = both.replace('world = "processes"', 'world = "netlab"') + 'world = "virtual"\n'
+    experiment = read_experiment(write(tmp_path, elsewhere))
+    found = {(cell.arm, cell.world, cell.links.rate_mbit) for cell in tuning_cells(experiment, tmp_path)}
+    assert found == {(f"ours, {model}", "virtual", 100) for model in MODELS} | {
+        (f"theirs, {model}", "processes", None) for model in MODELS
+    }
 
 
 def test_an_edited_script_makes_new_cells(tmp_path: Path) -> None:

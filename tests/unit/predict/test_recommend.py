@@ -7,8 +7,7 @@ import shlex
 import pytest
 
 from ps.errors import ConfigError
-from ps.experiments.files import Link
-from ps.experiments.virtual import TCP_SHARE
+from ps.experiments.files import TCP_SHARE, Link
 from ps.predict.profile import Check, Measured
 from ps.predict.recommend import advise, check_servers, ddp_s, in_lines, loopback_mbit, slowest_s
 from tests.unit.predict.profiles import profile

@@ -9,8 +9,7 @@ import pytest
 
 from ps.config import RunConfig
 from ps.errors import ConfigError
-from ps.experiments.files import Experiment, in_virtual_time, parse_experiment
-from ps.experiments.virtual import TCP_SHARE
+from ps.experiments.files import TCP_SHARE, Experiment, in_virtual_time, parse_experiment
 from ps.predict.simulate import check_workers, predict, predict_experiment, table, write_csv
 from ps.sim.network import Host, Network
 from tests.unit.predict.profiles import profile

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.transport.packing import ALIGNED, LARGE_BYTES, packed, unpacked
+from ps.transport.base import Message
+from ps.transport.packing import ALIGNED, LARGE_BYTES, packed, sent_bytes, unpacked
 from ps.types import Array
 from ps.wire import BUFFERS_MAX
 
@@ -31,6 +32,13 @@ def test_a_message_comes_back_whole_and_aligned(header: bytes, sizes: list[int])
     assert [b.tobytes() for b in message.buffers] == [buffer(size).tobytes() for size in sizes]
     assert all(b.nbytes >= LARGE_BYTES or b.ctypes.data % ALIGNED == 0 for b in message.buffers)
     assert [b.nbytes for b in large] == [size for size in sizes if size >= LARGE_BYTES]
+
+
+@given(st.binary(max_size=300), st.lists(SIZES, max_size=6))
+def test_what_a_message_takes_on_a_connection_is_counted(header: bytes, sizes: list[int]) -> None:
+    buffers = [buffer(size) for size in sizes]
+    frames = [len(frame) for frame in packed(header, buffers)]
+    assert sent_bytes(Message(header, buffers)) == sum(length + (2 if length < 256 else 9) for length in frames)
 
 
 def test_the_layout_of_the_first_frame() -> None:
