@@ -287,9 +287,9 @@ class Shard:
         if tick.clock >= member.clock:
             index_E = self.slices.local(tick.slice_E)
             seq_S = np.zeros(len(self.ledger.ids_S), np.int64)
-            base_S = self.engine.open_S.copy() if isinstance(self.engine, Rounds) else np.zeros_like(seq_S)
+            base_S = self.engine.open_S.copy() if isinstance(self.engine, Rounds) else np.zeros(len(seq_S), np.int64)
             seq_S[index_E], base_S[index_E] = tick.seq_E, tick.base_E
-            member.ticks.append(OpenTick(tick.clock, seq_S, base_S, np.ones(len(seq_S), np.bool_)))
+            member.ticks.append(OpenTick(tick.clock, seq_S, base_S, np.zeros(len(seq_S), np.bool_)))
             member.clock = tick.clock + 1
             closed = self._close_ticks(worker)
             opens_others = closed and isinstance(self.engine, Arrivals)  # in rounds only a commit does
@@ -303,16 +303,17 @@ class Shard:
         if not member.ticks:
             return False
         closed_one = False
+        prefix_S = self.engine.prefix_S(worker)
         for tick in member.ticks:
-            closed_S = tick.open_S & (self.engine.prefix_S(worker) >= tick.seq_S)
-            if closed_S.any():
+            closed_S = (prefix_S >= tick.seq_S) & ~tick.closed_S
+            if np.count_nonzero(closed_S):
                 closed_one = True
-                tick.open_S &= ~closed_S
-                slices = np.flatnonzero(closed_S)
+                tick.closed_S |= closed_S
+                slices = closed_S.nonzero()[0]
                 records, late = self.engine.finish(worker, slices, tick.clock + 1, tick.base_S[slices])
                 self.desk.record(*records)
                 tick.late |= late
-        for tick in [tick for tick in member.ticks if not tick.open_S.any()]:
+        for tick in [tick for tick in member.ticks if np.count_nonzero(tick.closed_S) == len(tick.closed_S)]:
             member.ticks.remove(tick)
             if tick.late:
                 member.late_clock = max(member.late_clock, tick.clock)

@@ -158,9 +158,12 @@ class Ledger:
             case Refused(worker, index, seq, version):
                 self._settle(worker, index, seq, -version - 1)
             case Finished(worker, slices, clock):
-                before_E = self.clock_WS[worker, slices]
-                self.clock_WS[worker, slices] = np.maximum(before_E, clock)
-                if self._least_S is not None and (not self.live or (before_E == self._least_S[slices]).any()):
+                clock_S = self.clock_WS[worker]
+                before_E = clock_S[slices]
+                clock_S[slices] = np.maximum(before_E, clock)
+                if self._least_S is not None and (
+                    not self.live or np.count_nonzero(before_E == self._least_S[slices])
+                ):
                     self._least_S = None
                 if self.ahead:
                     self._forget_ahead(worker, slices.tolist())
@@ -240,10 +243,16 @@ class Ledger:
         index = commit.slice
         self.version_S[index] = commit.version
         self.number_S[index] = commit.number
-        for push in commit.contributions:
-            self._settle(push.worker, index, push.seq, commit.version)
-            if not commit.finished and push.clock >= self.clock_WS[push.worker, index]:
-                self.ahead.setdefault((push.worker, index), []).append(push.clock)
+        if commit.finished and commit.contributions:
+            workers = [push.worker for push in commit.contributions]
+            seq_C = np.array([push.seq for push in commit.contributions])  # ascending per worker: the last one stays
+            self.verdict_WSK[workers, index, seq_C % VERDICTS_KEPT] = commit.version
+            self.last_WS[workers, index] = np.maximum(self.last_WS[workers, index], seq_C)
+        else:
+            for push in commit.contributions:
+                self._settle(push.worker, index, push.seq, commit.version)
+                if push.clock >= self.clock_WS[push.worker, index]:
+                    self.ahead.setdefault((push.worker, index), []).append(push.clock)
         for worker, seq in commit.late:
             self._settle(worker, index, seq, -commit.version - 1)
         if commit.finished:

@@ -129,7 +129,8 @@ class Card:
 
     def add(self, lane: Lane, nbytes: float, then: Then) -> None:
         """Queues a message; `then` is called when it is through."""
-        self._advance()
+        now = self._timeline.now
+        self._advance(now)
         if lane.queued:
             lane.last += nbytes
         else:
@@ -139,20 +140,16 @@ class Card:
         self._order += 1
         heapq.heappush(self._heap, (lane.last, self._order, lane, then))
         if self._heap[0][1] == self._order:
-            self._look()
+            self._look(now)
 
-    def _advance(self) -> None:
-        now = self._timeline.now
+    def _advance(self, now: float) -> None:
         if self._busy:
             self._served += (now - self._since) * self.rate / self._busy
         self._since = now
 
-    def _left_s(self) -> float:
-        """Seconds until the next finish, if nothing comes."""
-        return (self._heap[0][0] - self._served) * self._busy / self.rate
-
-    def _look(self) -> None:
-        time = self._timeline.now + max(self._left_s(), 0.0)
+    def _look(self, now: float) -> None:
+        left_s = (self._heap[0][0] - self._served) * self._busy / self.rate  # until the next finish, if nothing comes
+        time = now + left_s if left_s > 0 else now
         if time < self._due:
             self._due = time
             self._timeline.at(time, partial(self._finish, time))
@@ -160,27 +157,47 @@ class Card:
     def _finish(self, due: float) -> None:
         if due != self._due:
             return  # a shorter message has come since
+        now = self._timeline.now
         self._due = FREE
-        self._advance()
+        self._advance(now)
+        heap = self._heap
         through: list[Then] = []
-        while self._heap and self._left_s() <= EXACT * self._timeline.now:
-            _, _, lane, then = heapq.heappop(self._heap)
+        while heap and (heap[0][0] - self._served) * self._busy / self.rate <= EXACT * now:
+            _, _, lane, then = heapq.heappop(heap)
             through.append(then)
             lane.queued -= 1
             self._busy -= not lane.queued
-        if self._heap:
-            self._look()
+        if heap:
+            self._look(now)
         else:
             self._served = 0.0  # so that it stays exact, however long a run is
         for then in through:
             then()
 
 
+class _Message:
+    """What is under way on so many cards."""
+
+    __slots__ = ("cards", "delay_s", "then", "timeline")
+
+    def __init__(self, timeline: Timeline, cards: int, delay_s: float, then: Then) -> None:
+        self.timeline, self.cards, self.delay_s, self.then = timeline, cards, delay_s, then
+
+    def through(self) -> None:
+        """One card is through with it."""
+        self.cards -= 1
+        if not self.cards:
+            if self.delay_s:
+                self.timeline.at(self.timeline.now + self.delay_s, self.then)
+            else:
+                self.then()
+
+
 class Wires:
     """Carries messages over the cards of a network, in virtual time."""
 
     def __init__(self, network: Network, timeline: Timeline) -> None:
-        self.network, self._timeline = network, timeline
+        self.network, self._timeline, self._frame_bytes = network, timeline, network.frame_bytes
         self._cards: dict[tuple[str, str], Card] = {}  # (host, direction)
         self._paths: dict[tuple[PeerId, PeerId], tuple[list[tuple[Card, Lane]], float]] = {}
         self.bytes = 0.0  # carried so far
@@ -191,23 +208,14 @@ class Wires:
         if path is None:
             path = self._paths[sender, to] = self._path(sender, to)
         lanes, delay_s = path
-        size = nbytes + self.network.frame_bytes
+        size = nbytes + self._frame_bytes
         self.bytes += size
-        left = len(lanes)
-        if not left:
+        if lanes:
+            through = _Message(self._timeline, len(lanes), delay_s, then).through
+            for card, lane in lanes:
+                card.add(lane, size, through)
+        else:
             self._timeline.at(self._timeline.now + delay_s, then)
-
-        def through() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                if delay_s:
-                    self._timeline.at(self._timeline.now + delay_s, then)
-                else:
-                    then()
-
-        for card, lane in lanes:
-            card.add(lane, size, through)
 
     def _path(self, sender: PeerId, to: PeerId) -> tuple[list[tuple[Card, Lane]], float]:
         ends = [None if _takes_no_bytes(peer) else self.network.host_of(peer) for peer in (sender, to)]

@@ -264,7 +264,7 @@ class WorkerPeer:
     def _send(self, parts: list[WorkerAction]) -> Steps:
         for part in parts:
             assert isinstance(part, Send)
-            nbytes = int(self.cluster.push_bytes[part.body.slice_E].sum())
+            nbytes = sum(self.cluster.push_bytes[part.body.slice_E].tolist())
             yield from self._hand_over(part.to, [*self._posted.pop(part.to, ()), part.body], nbytes)
         yield from self._flush()
 

@@ -55,6 +55,7 @@ class PushEntry:
     clock: Clock
     weight: float
     open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
+    of_shard: dict[int, list[int]]  # shard -> all slices of the push that live there
     gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
     thin: Mapping[int, Thin] = field(default_factory=dict)  # slices whose frames are factors
 
