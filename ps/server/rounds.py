@@ -132,7 +132,7 @@ class Rounds:
         else:
             open_E = self.open_S[slices]
             late_E = base_E != open_E
-            late = np.count_nonzero(late_E) > 0
+            late = bool(np.count_nonzero(late_E))
             done_E = np.where(late_E, open_E, open_E + 1)
         done_S = self.done_WS[worker]
         done_S[slices] = np.maximum(done_S[slices], done_E)

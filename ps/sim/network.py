@@ -11,12 +11,12 @@ the rest to others), and a card is taken from the moment a message is sent, not 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from heapq import heappop, heappush
 
 from ps.errors import ConfigError
 from ps.server.core import Shard
@@ -129,23 +129,20 @@ class Card:
 
     def add(self, lane: Lane, nbytes: float, then: Then) -> None:
         """Queues a message; `then` is called when it is through."""
-        now = self._timeline.now
-        self._advance(now)
+        now, heap = self._timeline.now, self._heap
+        if self._busy:
+            self._served += (now - self._since) * self.rate / self._busy
+        self._since = now
         if lane.queued:
             lane.last += nbytes
         else:
             lane.last = self._served + nbytes
             self._busy += 1
         lane.queued += 1
-        self._order += 1
-        heapq.heappush(self._heap, (lane.last, self._order, lane, then))
-        if self._heap[0][1] == self._order:
+        self._order = order = self._order + 1
+        heappush(heap, (lane.last, order, lane, then))
+        if heap[0][1] == order:
             self._look(now)
-
-    def _advance(self, now: float) -> None:
-        if self._busy:
-            self._served += (now - self._since) * self.rate / self._busy
-        self._since = now
 
     def _look(self, now: float) -> None:
         left_s = (self._heap[0][0] - self._served) * self._busy / self.rate  # until the next finish, if nothing comes
@@ -159,11 +156,13 @@ class Card:
             return  # a shorter message has come since
         now = self._timeline.now
         self._due = FREE
-        self._advance(now)
+        if self._busy:
+            self._served += (now - self._since) * self.rate / self._busy
+        self._since = now
         heap = self._heap
         through: list[Then] = []
         while heap and (heap[0][0] - self._served) * self._busy / self.rate <= EXACT * now:
-            _, _, lane, then = heapq.heappop(heap)
+            _, _, lane, then = heappop(heap)
             through.append(then)
             lane.queued -= 1
             self._busy -= not lane.queued

@@ -188,7 +188,7 @@ class Session(Standing):
         self.heard[shard] = now
         match message:
             case Verdicts(incarnation) if incarnation == self.incarnation:
-                return self._verdicts(message, now)
+                return self._verdicts(shard, message, now)
             case Values():
                 return self._values(shard, message, now)
             case Ticked(incarnation) if incarnation == self.incarnation:
@@ -232,7 +232,8 @@ class Session(Standing):
             case ("init", shard, _):
                 return shard in self._inits
             case ("push", shard, push):
-                return push in self.pushes and any(s in self.pushes[push].open for s in self.pushes[push].of_shard[shard])
+                entry = self.pushes.get(push)
+                return entry is not None and any(slice_id in entry.open for slice_id in entry.of_shard[shard])
             case ("tick", shard, clock):
                 return (shard, clock) in self._ticks
             case ("pull", shard, pull):
@@ -279,7 +280,7 @@ class Session(Standing):
             sends.append(Send(to, body, push=push))
         return sends
 
-    def _verdicts(self, message: Verdicts, now: float) -> list[Action]:
+    def _verdicts(self, shard: int, message: Verdicts, now: float) -> list[Action]:
         actions: list[Action] = []
         slice_ids, seqs, codes = message.slice_E.tolist(), message.seq_E.tolist(), message.code_E.tolist()
         for slice_id, seq, code, version in zip(slice_ids, seqs, codes, message.version_E.tolist(), strict=True):
@@ -287,7 +288,7 @@ class Session(Standing):
             if push is None:
                 continue
             entry = self.pushes[push]
-            self.resends.moves(("push", self.shard_of[slice_id], push), now)
+            self.resends.moves(("push", shard, push), now)
             if code == Code.GATHERED:
                 entry.gathered.add(slice_id)
                 continue
@@ -318,7 +319,8 @@ class Session(Standing):
         self.cached_S[ids], self.wrote_S[ids] = True, False
         if len(message.mark_K):
             self.mark_S[ids] = message.mark_K
-        self.round_S[ids] = self._round_E(ids)
+        if self.steps_locally:
+            self.round_S[ids] = self._round_E(ids)
         self.lr, self.rate = message.lr, message.rate
         if not entry.missing:
             del self.pulls[entry.id]
