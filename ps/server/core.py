@@ -133,8 +133,7 @@ class Shard:
             self.desk.actions.append(Send(CONTROLLER, Committed(self.shard, self._committed)))
         gathers = isinstance(self.engine, Rounds)
         for worker in sorted(touched):
-            if self.members[worker].ticks:
-                gathers |= self._close_ticks(worker)
+            gathers |= self._close_ticks(worker)
         self._wake(None if gathers else touched)
         return self._end()
 
@@ -300,9 +299,10 @@ class Shard:
 
     def _close_ticks(self, worker: int) -> bool:
         """Closes the worker's clocks on slices where all pushes of them have a verdict. True when one closed."""
-        member, closed_one = self.members[worker], False
+        member = self.members[worker]
         if not member.ticks:
             return False
+        closed_one = False
         prefix_S = self.engine.prefix_S(worker)
         for tick in member.ticks:
             closed_S = (prefix_S >= tick.seq_S) & ~tick.closed_S
@@ -310,11 +310,11 @@ class Shard:
                 closed_one = True
                 slices = closed_S.nonzero()[0]
                 tick.closed_S |= closed_S
-                tick.open -= len(slices)
+                tick.left -= len(slices)
                 records, late = self.engine.finish(worker, slices, tick.clock + 1, tick.base_S[slices])
                 self.desk.record(*records)
                 tick.late |= late
-        for tick in [tick for tick in member.ticks if not tick.open]:
+        for tick in [tick for tick in member.ticks if not tick.left]:
             member.ticks.remove(tick)
             if tick.late:
                 member.late_clock = max(member.late_clock, tick.clock)

@@ -16,7 +16,7 @@ class OpenTick:
     seq_S: Int64
     base_S: Int64
     closed_S: Bool  # slices on which it is closed already
-    open: int  # slices on which it is not
+    left: int  # slices on which it is not
     late: bool = False
 
 

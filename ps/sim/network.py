@@ -11,12 +11,12 @@ the rest to others), and a card is taken from the moment a message is sent, not 
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from heapq import heappop, heappush
 
 from ps.errors import ConfigError
 from ps.server.core import Shard
@@ -130,9 +130,7 @@ class Card:
     def add(self, lane: Lane, nbytes: float, then: Then) -> None:
         """Queues a message; `then` is called when it is through."""
         now, heap = self._timeline.now, self._heap
-        if self._busy:
-            self._served += (now - self._since) * self.rate / self._busy
-        self._since = now
+        self._advance(now)
         if lane.queued:
             lane.last += nbytes
         else:
@@ -140,9 +138,14 @@ class Card:
             self._busy += 1
         lane.queued += 1
         self._order = order = self._order + 1
-        heappush(heap, (lane.last, order, lane, then))
+        heapq.heappush(heap, (lane.last, order, lane, then))
         if heap[0][1] == order:
             self._look(now)
+
+    def _advance(self, now: float) -> None:
+        if self._busy:
+            self._served += (now - self._since) * self.rate / self._busy
+        self._since = now
 
     def _look(self, now: float) -> None:
         left_s = (self._heap[0][0] - self._served) * self._busy / self.rate  # until the next finish, if nothing comes
@@ -156,13 +159,11 @@ class Card:
             return  # a shorter message has come since
         now = self._timeline.now
         self._due = FREE
-        if self._busy:
-            self._served += (now - self._since) * self.rate / self._busy
-        self._since = now
+        self._advance(now)
         heap = self._heap
         through: list[Then] = []
         while heap and (heap[0][0] - self._served) * self._busy / self.rate <= EXACT * now:
-            _, _, lane, then = heappop(heap)
+            _, _, lane, then = heapq.heappop(heap)
             through.append(then)
             lane.queued -= 1
             self._busy -= not lane.queued
@@ -174,29 +175,11 @@ class Card:
             then()
 
 
-class _Message:
-    """What is under way on so many cards."""
-
-    __slots__ = ("cards", "delay_s", "then", "timeline")
-
-    def __init__(self, timeline: Timeline, cards: int, delay_s: float, then: Then) -> None:
-        self.timeline, self.cards, self.delay_s, self.then = timeline, cards, delay_s, then
-
-    def through(self) -> None:
-        """One card is through with it."""
-        self.cards -= 1
-        if not self.cards:
-            if self.delay_s:
-                self.timeline.at(self.timeline.now + self.delay_s, self.then)
-            else:
-                self.then()
-
-
 class Wires:
     """Carries messages over the cards of a network, in virtual time."""
 
     def __init__(self, network: Network, timeline: Timeline) -> None:
-        self.network, self._timeline, self._frame_bytes = network, timeline, network.frame_bytes
+        self.network, self._timeline = network, timeline
         self._cards: dict[tuple[str, str], Card] = {}  # (host, direction)
         self._paths: dict[tuple[PeerId, PeerId], tuple[list[tuple[Card, Lane]], float]] = {}
         self.bytes = 0.0  # carried so far
@@ -207,14 +190,23 @@ class Wires:
         if path is None:
             path = self._paths[sender, to] = self._path(sender, to)
         lanes, delay_s = path
-        size = nbytes + self._frame_bytes
+        size = nbytes + self.network.frame_bytes
         self.bytes += size
-        if lanes:
-            through = _Message(self._timeline, len(lanes), delay_s, then).through
-            for card, lane in lanes:
-                card.add(lane, size, through)
-        else:
+        left = len(lanes)
+        if not left:
             self._timeline.at(self._timeline.now + delay_s, then)
+
+        def through() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                if delay_s:
+                    self._timeline.at(self._timeline.now + delay_s, then)
+                else:
+                    then()
+
+        for card, lane in lanes:
+            card.add(lane, size, through)
 
     def _path(self, sender: PeerId, to: PeerId) -> tuple[list[tuple[Card, Lane]], float]:
         ends = [None if _takes_no_bytes(peer) else self.network.host_of(peer) for peer in (sender, to)]

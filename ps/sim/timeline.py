@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
-from heapq import heappop, heappush
 
 
 class Timeline:
@@ -17,7 +17,7 @@ class Timeline:
     def at(self, time: float, do: Callable[[], None]) -> None:
         """Does something at a virtual time, now if that is past."""
         self._order += 1
-        heappush(self._heap, (time, self._order, do))
+        heapq.heappush(self._heap, (time, self._order, do))
 
     @property
     def is_empty(self) -> bool:
@@ -26,16 +26,16 @@ class Timeline:
 
     def step(self) -> None:
         """One event."""
-        time, _, do = heappop(self._heap)
+        time, _, do = heapq.heappop(self._heap)
         if time > self.now:
             self.now = time
         do()
 
     def run_out(self) -> None:
         """All that ever happens."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap:
-            time, _, do = heappop(heap)
+            time, _, do = pop(heap)
             if time > self.now:
                 self.now = time
             do()

@@ -19,7 +19,7 @@ def cut(ids: Int64, nbytes_S: Int64, thin: Mapping[int, Thin] = NOTHING_THIN) ->
     Slices that share a buffer stay together: it travels once.
     """
     nbytes_E = np.maximum(nbytes_S[ids], LEAST_BYTES)
-    if not thin and sum(nbytes_E.tolist()) < PART_BYTES:
+    if not thin and int(nbytes_E.sum()) < PART_BYTES:
         return [ids]
     joined_E = np.zeros(max(len(ids) - 1, 0), np.bool_)  # with the one before
     if thin:
