@@ -249,7 +249,8 @@ class Shard:
             self.desk.actions.append(kept)
         self.desk.send_verdicts({worker: settled})
         self._send_gaps(worker, gaps)
-        self._close_ticks(worker)
+        if isinstance(self.engine, Rounds):  # else verdicts of new pushes come with their commits
+            self._close_ticks(worker)
         self._wake({worker})
 
     def _ask(self, ask: Ask) -> None:

@@ -160,9 +160,7 @@ class Ledger:
                 clock_S = self.clock_WS[worker]
                 before_E = clock_S[slices]
                 clock_S[slices] = np.maximum(before_E, clock)
-                if self._least_S is not None and (
-                    not self.live or np.count_nonzero(before_E == self._least_S[slices])
-                ):
+                if self._least_S is not None and (not self.live or np.count_nonzero(before_E == self._least_S[slices])):
                     self._least_S = None
                 if self.ahead:
                     self._forget_ahead(worker, slices.tolist())
