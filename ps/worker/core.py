@@ -188,7 +188,7 @@ class Session(Standing):
         self.heard[shard] = now
         match message:
             case Verdicts(incarnation) if incarnation == self.incarnation:
-                return self._verdicts(shard, message, now)
+                return self._verdicts(message, now)
             case Values():
                 return self._values(shard, message, now)
             case Ticked(incarnation) if incarnation == self.incarnation:
@@ -280,7 +280,7 @@ class Session(Standing):
             sends.append(Send(to, body, push=push))
         return sends
 
-    def _verdicts(self, shard: int, message: Verdicts, now: float) -> list[Action]:
+    def _verdicts(self, message: Verdicts, now: float) -> list[Action]:
         actions: list[Action] = []
         slice_ids, seqs, codes = message.slice_E.tolist(), message.seq_E.tolist(), message.code_E.tolist()
         for slice_id, seq, code, version in zip(slice_ids, seqs, codes, message.version_E.tolist(), strict=True):
@@ -288,7 +288,7 @@ class Session(Standing):
             if push is None:
                 continue
             entry = self.pushes[push]
-            self.resends.moves(("push", shard, push), now)
+            self.resends.moves(("push", self.shard_of[slice_id], push), now)
             if code == Code.GATHERED:
                 entry.gathered.add(slice_id)
                 continue
