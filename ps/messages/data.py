@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated
 
 from ps.messages.fields import (
@@ -19,14 +19,14 @@ from ps.messages.fields import (
     Text,
     Worker,
 )
-from ps.types import UInt8
+from ps.types import UInt8, frozen
 from ps.wire import CODES_E, INT64, RANK, message
 
 # ---- worker -> shard ------------------------------------------------------------------------------------------------
 
 
 @message(1)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Join:
     """A worker (or its new incarnation) asks to take part; answered by Welcome."""
 
@@ -35,7 +35,7 @@ class Join:
 
 
 @message(2)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Init:
     """Initial values of new slices, one buffer each; answered by InitDone. A slice keeps the first that came."""
 
@@ -45,7 +45,7 @@ class Init:
 
 
 @message(3)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Push:
     """Gradients or deltas of one clock, one frame per slice. seq_E: gapless push numbers per (worker, slice), from 1.
 
@@ -65,7 +65,7 @@ class Push:
 
 
 @message(4)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """The worker has finished `clock`; on each slice all its pushes of it are numbered <= seq_E. Answered by Ticked.
 
@@ -81,7 +81,7 @@ class Tick:
 
 
 @message(5)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pull:
     """Asks for values at a clock, once the own pushes numbered <= seq_E have a verdict; answered by Values.
 
@@ -102,7 +102,7 @@ class Pull:
 
 
 @message(6)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Read:
     """A reader asks for the current values; no clock, no gate. Answered by Values."""
 
@@ -111,7 +111,7 @@ class Read:
 
 
 @message(7)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leave:
     """The worker has finished for good and leaves the clock minimum. Answered by LeaveDone."""
 
@@ -120,7 +120,7 @@ class Leave:
 
 
 @message(8)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """What became of these pushes? They have arrived, their final verdict has not come back. Answered by Verdicts."""
 
@@ -134,7 +134,7 @@ class Ask:
 
 
 @message(20)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Welcome:
     """Where the worker stands on each slice: last push number with a final verdict, finished clock.
 
@@ -153,13 +153,13 @@ class Welcome:
 
 
 @message(21)
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitDone:
     slice_E: Ids
 
 
 @message(22)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdicts:
     """What became of pushes. version_E: the version that holds it (APPLIED), or that it came too late for (LATE)."""
 
@@ -171,7 +171,7 @@ class Verdicts:
 
 
 @message(23)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gap:
     """Pushes are missing: the last number taken is seq_E; send again from there."""
 
@@ -181,7 +181,7 @@ class Gap:
 
 
 @message(24)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ticked:
     """late: it came after a round was committed without it, on some slice."""
 
@@ -191,7 +191,7 @@ class Ticked:
 
 
 @message(25)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Values:
     """Values, one buffer per slice, each exactly one version. lr: the rate in force (error feedback rescales by it).
 
@@ -210,7 +210,7 @@ class Values:
 
 
 @message(26)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waiting:
     """The pull is parked; asked again, the shard says for whom: a worker, its clock, its last sign of life.
 
@@ -227,13 +227,13 @@ class Waiting:
 
 
 @message(27)
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeaveDone:
     incarnation: Number
 
 
 @message(28)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rejected:
     """The peer's message was refused; fatal for this incarnation when `fenced`."""
 
@@ -246,7 +246,7 @@ class Rejected:
 
 
 @message(64)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Probe:
     """Worker -> shard, which sends it back with the same buffer: the time it takes measures the link."""
 

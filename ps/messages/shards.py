@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ps.messages.fields import AtClock, Counts, Flag, Number, Real, Specs, Text, Worker
+from ps.types import frozen
 from ps.wire import message
 
 
 @message(44)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Controller -> shard: a batch of parameters and where each of its slices lives. Answered by Placed."""
 
@@ -21,14 +20,14 @@ class Place:
 
 
 @message(45)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placed:
     shard: Number
     epoch: Number
 
 
 @message(47)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed:
     """Shard -> controller: all its slices have committed the rounds that end up to this clock."""
 
@@ -37,7 +36,7 @@ class Committed:
 
 
 @message(48)
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommittedByAll:
     """Controller -> shard: every shard has committed the rounds up to this clock; versions from before may go."""
 
@@ -45,7 +44,7 @@ class CommittedByAll:
 
 
 @message(52)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """Controller -> shard: this worker is gone. wait: its place is kept for a new incarnation."""
 
@@ -55,7 +54,7 @@ class Lost:
 
 
 @message(61)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rate:
     """Controller -> shard: the learning rate from a clock on. Answered by Confirmed."""
 
@@ -65,7 +64,7 @@ class Rate:
 
 
 @message(62)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rest:
     """Controller -> shard: the worker waits for others and pushes nothing meanwhile, or it goes on. Answered by
     Confirmed."""
@@ -76,7 +75,7 @@ class Rest:
 
 
 @message(63)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confirmed:
     """Shard -> controller: this order is carried out."""
 

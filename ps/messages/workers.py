@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from ps.keyspace import NAME_BYTES_MAX
 from ps.messages.fields import AtClock, Counts, Flag, Number, Real, Specs, Text, Worker
+from ps.types import frozen
 from ps.wire import INT64, REAL, message, text, tuple_of
 
 
 @message(40)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enroll:
     """Worker or reader -> controller: rank -1 asks for any free one. Answered by Enrolled.
 
@@ -24,7 +24,7 @@ class Enroll:
 
 
 @message(41)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enrolled:
     """The controller's word on rank, incarnation and run. The server is the authority: config is the run's own JSON.
 
@@ -43,7 +43,7 @@ class Enrolled:
 
 
 @message(42)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Register:
     """A batch of parameters; all workers register the same batches in the same order. Answered by Registered."""
 
@@ -56,7 +56,7 @@ class Register:
 
 
 @message(43)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Registered:
     """Where the batch lives. initialise: this worker's values are the initial ones: it sends them to the shards, says
     BatchReady, and is answered once more, like all others then."""
@@ -70,7 +70,7 @@ class Registered:
 
 
 @message(59)
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchReady:
     """Worker -> controller: the shards have the initial values of this batch."""
 
@@ -80,7 +80,7 @@ class BatchReady:
 
 
 @message(46)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """Worker -> controller: a heartbeat that carries progress, not mere life."""
 
@@ -90,7 +90,7 @@ class Progress:
 
 
 @message(49)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Barrier:
     """Worker -> controller: it has come to this barrier. begun: it has finished a clock in this incarnation."""
 
@@ -101,13 +101,13 @@ class Barrier:
 
 
 @message(50)
-@dataclass(frozen=True, slots=True)
+@frozen
 class BarrierOpen:
     number: Number
 
 
 @message(54)
-@dataclass(frozen=True, slots=True)
+@frozen
 class EpochDone:
     """Worker -> controller: it has been through its part of this data epoch."""
 
@@ -117,7 +117,7 @@ class EpochDone:
 
 
 @message(55)
-@dataclass(frozen=True, slots=True)
+@frozen
 class EpochEnd:
     """Controller -> workers: enough workers have finished this data epoch; go on to the next."""
 
@@ -125,7 +125,7 @@ class EpochEnd:
 
 
 @message(56)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Skipped:
     """Worker -> controller: examples of this epoch that it left out because of EpochEnd."""
 
@@ -136,7 +136,7 @@ class Skipped:
 
 
 @message(65)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lease:
     """Worker -> controller: it asks for its next examples of a data set. Answered by Leased, once there are any; else
     by Withheld, each time it is asked.
@@ -162,7 +162,7 @@ class Lease:
 
 
 @message(66)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leased:
     """Positions [start, stop), of one epoch, are this worker's; none: all are done. floor: all below is done.
 
@@ -181,7 +181,7 @@ class Leased:
 
 
 @message(67)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withheld:
     """Nothing is free: others still hold the rest. worker: one that does; its clock, its last sign of life.
 
@@ -197,7 +197,7 @@ class Withheld:
 
 
 @message(57)
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetLr:
     """Worker -> controller: from `at_clock` on the learning rate is `lr`. Answered by LrSet."""
 
@@ -209,7 +209,7 @@ class SetLr:
 
 
 @message(60)
-@dataclass(frozen=True, slots=True)
+@frozen
 class LrSet:
     """The change of this id is in force on every shard."""
 
@@ -217,7 +217,7 @@ class LrSet:
 
 
 @message(58)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Log:
     """Worker -> controller: metrics of one clock, logged `ago` seconds before: for the view, stop rules, sweeps."""
 
@@ -230,7 +230,7 @@ class Log:
 
 
 @message(53)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done:
     """Worker -> controller: train() returned (error empty) or raised."""
 
@@ -240,7 +240,7 @@ class Done:
 
 
 @message(51)
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     """Anyone -> controller, controller -> all: the job ends; failed: as an error."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ps.server.ledger import Commit, Record
-from ps.types import Int64, PeerId
+from ps.types import Int64, PeerId, frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Send:
     """A message without payload."""
 
@@ -17,7 +16,7 @@ class Send:
     body: Any
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keep:
     """Keep these frames of the push in hand, by (worker, slice, number), until their commit or Drop."""
 
@@ -27,14 +26,14 @@ class Keep:
     seq_E: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drop:
     """Let go of kept frames, by (worker, slice, number)."""
 
     keys: list[tuple[int, int, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropUnfinished:
     """Let go of the worker's kept frames numbered above these, per slice."""
 
@@ -42,14 +41,14 @@ class DropUnfinished:
     kept_S: Int64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Apply:
     """Compute these commits; the runtime reports `on_applied(commits)` when they are in the values."""
 
     commits: list[Commit]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """Send values: slices by local index, each at exactly this version (the current one or one that is kept).
 
@@ -67,7 +66,7 @@ class Answer:
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Store:
     """The message in hand brings the initial values of these slices, at these positions."""
 
@@ -75,21 +74,21 @@ class Store:
     slice_E: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replicate:
     """The record is in the log: followers get it, in this order."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forget:
     """Versions below these, of all slices here, are asked for by nobody any more."""
 
     version_S: Int64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waited:
     """A pull of `worker` was parked for so long, until `waited_for` opened it."""
 

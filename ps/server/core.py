@@ -249,7 +249,8 @@ class Shard:
             self.desk.actions.append(kept)
         self.desk.send_verdicts({worker: settled})
         self._send_gaps(worker, gaps)
-        self._close_ticks(worker)
+        if isinstance(self.engine, Rounds):  # else verdicts of new pushes come with their commits
+            self._close_ticks(worker)
         self._wake({worker})
 
     def _ask(self, ask: Ask) -> None:
@@ -287,9 +288,9 @@ class Shard:
         if tick.clock >= member.clock:
             index_E = self.slices.local(tick.slice_E)
             seq_S = np.zeros(len(self.ledger.ids_S), np.int64)
-            base_S = self.engine.open_S.copy() if isinstance(self.engine, Rounds) else np.zeros_like(seq_S)
+            base_S = self.engine.open_S.copy() if isinstance(self.engine, Rounds) else np.zeros(len(seq_S), np.int64)
             seq_S[index_E], base_S[index_E] = tick.seq_E, tick.base_E
-            member.ticks.append(OpenTick(tick.clock, seq_S, base_S, np.ones(len(seq_S), np.bool_)))
+            member.ticks.append(OpenTick(tick.clock, seq_S, base_S, np.zeros(len(seq_S), np.bool_), len(seq_S)))
             member.clock = tick.clock + 1
             closed = self._close_ticks(worker)
             opens_others = closed and isinstance(self.engine, Arrivals)  # in rounds only a commit does
@@ -303,16 +304,18 @@ class Shard:
         if not member.ticks:
             return False
         closed_one = False
+        prefix_S = self.engine.prefix_S(worker)
         for tick in member.ticks:
-            closed_S = tick.open_S & (self.engine.prefix_S(worker) >= tick.seq_S)
-            if closed_S.any():
+            closed_S = (prefix_S >= tick.seq_S) & ~tick.closed_S
+            if np.count_nonzero(closed_S):
                 closed_one = True
-                tick.open_S &= ~closed_S
-                slices = np.flatnonzero(closed_S)
+                slices = closed_S.nonzero()[0]
+                tick.closed_S |= closed_S
+                tick.left -= len(slices)
                 records, late = self.engine.finish(worker, slices, tick.clock + 1, tick.base_S[slices])
                 self.desk.record(*records)
                 tick.late |= late
-        for tick in [tick for tick in member.ticks if not tick.open_S.any()]:
+        for tick in [tick for tick in member.ticks if not tick.left]:
             member.ticks.remove(tick)
             if tick.late:
                 member.late_clock = max(member.late_clock, tick.clock)
@@ -321,14 +324,17 @@ class Shard:
 
     def _wake(self, woken: set[int] | None) -> None:
         """Pulls of these workers (None: of all) may have become open, commits due."""
-        self._woken = None if woken is None or self._woken is None else self._woken | woken
+        if woken is None:
+            self._woken = None
+        elif self._woken is not None:
+            self._woken |= woken
 
     def _end(self, more: bool = False) -> list[Action]:
         """Answers pulls that have become open, then starts what can start.
 
         In this order: a commit may be done as soon as it starts, and the versions that are answered must be there.
         """
-        if not more and self._woken != set():
+        if not more and (self._woken is None or self._woken):
             parked = self.pulls.parked
             for worker in sorted(parked if self._woken is None else self._woken & parked):
                 self.pulls.answer_open(worker)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ps.consistency import Consistency, Gather
+from ps.consistency import Consistency, Gather, OnArrival
 from ps.messages import Verdicts
 from ps.optim.base import Optimizer
 from ps.optim.schedules import Schedule
@@ -39,8 +39,11 @@ class Desk:
 
     def rate(self) -> float:
         """What models that apply on arrival multiply it with."""
+        if isinstance(self.engine, Rounds):
+            return 1.0
         decision = self.model.commit(self.ledger.sharing)
-        return 1.0 if isinstance(decision, Gather) else decision.rate
+        assert isinstance(decision, OnArrival)
+        return decision.rate
 
     def record(self, *records: Record) -> None:
         """Writes to the log: the only way that numbers change."""
@@ -52,11 +55,18 @@ class Desk:
         self.actions.append(Send(worker_peer(worker), body))
 
     def send_verdicts(self, settled: Settled) -> None:
-        for worker, entries in sorted(settled.items()):
-            if entries:
-                index_E, seq_E, code_E, version_E = np.array(entries).T
-                incarnation = int(self.ledger.incarnation_W[worker])
-                self.send(worker, Verdicts(incarnation, self.ledger.ids_S[index_E], seq_E, code_E, version_E))
+        """One message for each worker: a commit settles pushes of all, so the arrays are made once, and cut."""
+        by_worker = sorted((worker, entries) for worker, entries in settled.items() if entries)
+        if not by_worker:
+            return
+        index_E, *columns = np.array([entry for _, entries in by_worker for entry in entries]).T
+        columns = [self.ledger.ids_S[index_E], *columns]
+        first = 0
+        for worker, entries in by_worker:
+            last = first + len(entries)
+            incarnation = int(self.ledger.incarnation_W[worker])
+            self.send(worker, Verdicts(incarnation, *[column[first:last] for column in columns]))
+            first = last
 
     def apply(self) -> None:
         """Starts the commits that can start now."""

@@ -31,7 +31,7 @@ class Gate:
         if self.ledger.unready:
             ready_E &= self.ledger.ready_S[index_E]
         for tick in self.members[pull.worker].ticks:
-            ready_E &= ~tick.open_S[index_E]
+            ready_E &= tick.closed_S[index_E]
         if pull.late and isinstance(self.engine, Rounds) and not self.by_clock:
             return ready_E  # others may wait for what it pushes next
         return ready_E & self._open_E(pull, index_E)

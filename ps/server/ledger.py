@@ -6,20 +6,19 @@ order, so they cannot differ. W: workers by rank; S: slices of this shard, by lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import numpy as np
 
 from ps.messages import Code, Counts, Flag, Ids, Number, Real, Text
-from ps.types import Array, Bool, Int64
+from ps.types import Array, Bool, Int64, frozen
 from ps.wire import COUNT, COUNTS_E, INT64, listing, tuple_of
 
 VERDICTS_KEPT = 64  # per worker and slice; a worker has fewer pushes of one slice in flight
 PUSHES_MAX = 1 << 31  # in one commit
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contribution:
     """One push inside a commit."""
 
@@ -29,7 +28,7 @@ class Contribution:
     clock: Number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Commit:
     """One step on one slice. No contributions: the round was empty, only the version moves on.
 
@@ -50,7 +49,7 @@ class Commit:
     late: Annotated[tuple[tuple[int, int], ...], tuple_of(tuple_of(COUNT, 2), PUSHES_MAX)] = ()  # (worker, seq)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refused:
     """A push that came after its round was committed."""
 
@@ -60,7 +59,7 @@ class Refused:
     version: Number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """A worker has finished clocks on slices (models that apply on arrival; gathering ones say it in the commit)."""
 
@@ -69,7 +68,7 @@ class Finished:
     clock: Number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joined:
     """A worker takes part from now on, under this incarnation; clock_S: its clock on each slice."""
 
@@ -78,7 +77,7 @@ class Joined:
     clock_S: Counts
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Left:
     """A worker counts no longer; messages up to this incarnation are refused. done: it had finished its work."""
 
@@ -87,7 +86,7 @@ class Left:
     done: Flag
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Added:
     """Slices are new here: their ids, the versions they start with, each worker's clock on each."""
 
@@ -96,21 +95,21 @@ class Added:
     clock_WE: Annotated[tuple[Int64, ...], tuple_of(COUNTS_E, PUSHES_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Adopted:
     """From the first slice on the script's own optimizer takes the place of the run's."""
 
     optimizer: Text
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Initialised:
     """The slices have values (the payload travels beside the record)."""
 
     slices: Ids
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LrChanged:
     """From this clock on the learning rate is `lr`."""
 
@@ -118,7 +117,7 @@ class LrChanged:
     at_clock: Number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sent:
     """A worker was sent these slices: what delay compensation measures its next push against."""
 
@@ -158,9 +157,10 @@ class Ledger:
             case Refused(worker, index, seq, version):
                 self._settle(worker, index, seq, -version - 1)
             case Finished(worker, slices, clock):
-                before_E = self.clock_WS[worker, slices]
-                self.clock_WS[worker, slices] = np.maximum(before_E, clock)
-                if self._least_S is not None and (not self.live or (before_E == self._least_S[slices]).any()):
+                clock_S = self.clock_WS[worker]
+                before_E = clock_S[slices]
+                clock_S[slices] = np.maximum(before_E, clock)
+                if self._least_S is not None and (not self.live or np.count_nonzero(before_E == self._least_S[slices])):
                     self._least_S = None
                 if self.ahead:
                     self._forget_ahead(worker, slices.tolist())
@@ -240,10 +240,16 @@ class Ledger:
         index = commit.slice
         self.version_S[index] = commit.version
         self.number_S[index] = commit.number
-        for push in commit.contributions:
-            self._settle(push.worker, index, push.seq, commit.version)
-            if not commit.finished and push.clock >= self.clock_WS[push.worker, index]:
-                self.ahead.setdefault((push.worker, index), []).append(push.clock)
+        if commit.finished and commit.contributions:
+            workers = [push.worker for push in commit.contributions]
+            seq_C = np.array([push.seq for push in commit.contributions])  # ascending per worker: the last one stays
+            self.verdict_WSK[workers, index, seq_C % VERDICTS_KEPT] = commit.version
+            self.last_WS[workers, index] = np.maximum(self.last_WS[workers, index], seq_C)
+        else:
+            for push in commit.contributions:
+                self._settle(push.worker, index, push.seq, commit.version)
+                if push.clock >= self.clock_WS[push.worker, index]:
+                    self.ahead.setdefault((push.worker, index), []).append(push.clock)
         for worker, seq in commit.late:
             self._settle(worker, index, seq, -commit.version - 1)
         if commit.finished:

@@ -15,7 +15,8 @@ class OpenTick:
     clock: int
     seq_S: Int64
     base_S: Int64
-    open_S: Bool  # slices on which it is not closed yet
+    closed_S: Bool  # slices on which it is closed already
+    left: int  # slices on which it is not
     late: bool = False
 
 

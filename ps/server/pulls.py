@@ -48,12 +48,14 @@ class Pulls:
         pulls = member.pulls
         for parked in [parked for parked in pulls.values() if parked.pull.clock <= member.clock]:
             pull, readable_E = parked.pull, self.gate.readable_E(parked.pull, parked.index_E, parked.seq_E)
-            index_E, mark_E = parked.index_E[readable_E], parked.mark_E[readable_E]
-            if len(index_E) == len(parked.index_E):
+            index_E, mark_E = parked.index_E, parked.mark_E
+            count = np.count_nonzero(readable_E)
+            if count == len(index_E):
                 del pulls[pull.id]
                 if self.desk.now > parked.since:
                     self.desk.actions.append(Waited(worker, self.desk.cause, self.desk.now - parked.since))
-            elif int(self.slices.nbytes_S[index_E].sum()) >= PART_BYTES:
+            elif count and int(self.slices.nbytes_S[index_E[readable_E]].sum()) >= PART_BYTES:
+                index_E, mark_E = index_E[readable_E], mark_E[readable_E]
                 for name in ("index_E", "seq_E", "mark_E"):
                     setattr(parked, name, getattr(parked, name)[~readable_E])
             else:

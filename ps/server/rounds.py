@@ -76,7 +76,7 @@ class Rounds:
         if self.by_clock:
             clock_E: Int64 = clock + self.shift_S[slices]
             return clock_E
-        row: Int64 = self.done_WS[worker, slices]
+        row: Int64 = self.done_WS[worker][slices]
         return row
 
     def clock_S(self, worker: int) -> Int64:
@@ -126,13 +126,19 @@ class Rounds:
 
     def finish(self, worker: int, slices: Int64, clock: int, base_E: Int64) -> tuple[list[Record], bool]:
         """The worker's clock is closed on these slices. True: by version, it was too late on some, and jumps there."""
-        open_E = self.open_S[slices]
-        late_E = np.zeros(len(slices), np.bool_) if self.by_clock else base_E != open_E
-        done_E = self.version_E(slices, clock) if self.by_clock else np.where(late_E, open_E, open_E + 1)
-        self.done_WS[worker, slices] = np.maximum(self.done_WS[worker, slices], done_E)
+        late = False
+        if self.by_clock:
+            done_E = self.version_E(slices, clock)
+        else:
+            open_E = self.open_S[slices]
+            late_E = base_E != open_E
+            late = bool(np.count_nonzero(late_E))
+            done_E = np.where(late_E, open_E, open_E + 1)
+        done_S = self.done_WS[worker]
+        done_S[slices] = np.maximum(done_S[slices], done_E)
         self.least -= 1
         self.changed |= self.least <= 0
-        return [], bool(late_E.any())
+        return [], late
 
     def due(self) -> list[Commit]:
         """Commits that can start now. With nobody live, what those who left had finished."""

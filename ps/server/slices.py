@@ -55,7 +55,7 @@ class Slices:
         for worker, member in enumerate(self.desk.members):
             for tick in member.ticks:  # nothing was pushed on the new slices: closed there
                 tick.seq_S, tick.base_S = np.concatenate((tick.seq_S, none)), np.concatenate((tick.base_S, none))
-                tick.open_S = np.concatenate((tick.open_S, none.astype(np.bool_)))
+                tick.closed_S = np.concatenate((tick.closed_S, none == 0))
             if member.clock and isinstance(self.desk.engine, Rounds) and self.desk.engine.by_clock:
                 self.desk.engine.finish(worker, np.arange(first, first + count), member.clock, none)
 

@@ -129,30 +129,27 @@ class Card:
 
     def add(self, lane: Lane, nbytes: float, then: Then) -> None:
         """Queues a message; `then` is called when it is through."""
-        self._advance()
+        now, heap = self._timeline.now, self._heap
+        self._advance(now)
         if lane.queued:
             lane.last += nbytes
         else:
             lane.last = self._served + nbytes
             self._busy += 1
         lane.queued += 1
-        self._order += 1
-        heapq.heappush(self._heap, (lane.last, self._order, lane, then))
-        if self._heap[0][1] == self._order:
-            self._look()
+        self._order = order = self._order + 1
+        heapq.heappush(heap, (lane.last, order, lane, then))
+        if heap[0][1] == order:
+            self._look(now)
 
-    def _advance(self) -> None:
-        now = self._timeline.now
+    def _advance(self, now: float) -> None:
         if self._busy:
             self._served += (now - self._since) * self.rate / self._busy
         self._since = now
 
-    def _left_s(self) -> float:
-        """Seconds until the next finish, if nothing comes."""
-        return (self._heap[0][0] - self._served) * self._busy / self.rate
-
-    def _look(self) -> None:
-        time = self._timeline.now + max(self._left_s(), 0.0)
+    def _look(self, now: float) -> None:
+        left_s = (self._heap[0][0] - self._served) * self._busy / self.rate  # until the next finish, if nothing comes
+        time = now + left_s if left_s > 0 else now
         if time < self._due:
             self._due = time
             self._timeline.at(time, partial(self._finish, time))
@@ -160,16 +157,18 @@ class Card:
     def _finish(self, due: float) -> None:
         if due != self._due:
             return  # a shorter message has come since
+        now = self._timeline.now
         self._due = FREE
-        self._advance()
+        self._advance(now)
+        heap = self._heap
         through: list[Then] = []
-        while self._heap and self._left_s() <= EXACT * self._timeline.now:
-            _, _, lane, then = heapq.heappop(self._heap)
+        while heap and (heap[0][0] - self._served) * self._busy / self.rate <= EXACT * now:
+            _, _, lane, then = heapq.heappop(heap)
             through.append(then)
             lane.queued -= 1
             self._busy -= not lane.queued
-        if self._heap:
-            self._look()
+        if heap:
+            self._look(now)
         else:
             self._served = 0.0  # so that it stays exact, however long a run is
         for then in through:

@@ -230,7 +230,8 @@ class WorkerPeer:
 
     def _until(self, done: Callable[[], bool]) -> Steps:
         while not done():
-            yield from self._flush()
+            if self._posted:
+                yield from self._flush()
             if not self._inbox:
                 yield None
             yield from self._take()
@@ -245,14 +246,16 @@ class WorkerPeer:
         shard, bodies, nbytes = self._inbox.popleft()
         if seconds := self.cluster.network.decode_s(nbytes):
             yield seconds
+        now = self.cluster.now
         for body in bodies:
-            self._perform(self.session.handle(shard, body, self.cluster.now))
+            if actions := self.session.handle(shard, body, now):
+                self._perform(actions)
 
     def _perform(self, actions: list[WorkerAction]) -> None:
         for action in actions:
             if isinstance(action, Send):
                 self._posted.setdefault(action.to, []).append(action.body)
-            elif isinstance(action, Settled) and action.code == Code.LATE:
+            elif isinstance(action, Settled) and action.code is Code.LATE:
                 self.cluster.outcome.refused += 1
 
     def _flush(self) -> Steps:
@@ -264,7 +267,7 @@ class WorkerPeer:
     def _send(self, parts: list[WorkerAction]) -> Steps:
         for part in parts:
             assert isinstance(part, Send)
-            nbytes = int(self.cluster.push_bytes[part.body.slice_E].sum())
+            nbytes = sum(self.cluster.push_bytes[part.body.slice_E].tolist())
             yield from self._hand_over(part.to, [*self._posted.pop(part.to, ()), part.body], nbytes)
         yield from self._flush()
 

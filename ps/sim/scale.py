@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +32,17 @@ from ps.sim.timeline import Timeline
 from ps.types import PeerId
 
 Watch = Callable[[int, Record], None]
-SIZED: dict[type[Any], tuple[str, ...]] = {  # the fields of each message whose bytes are not always as many
-    Push: ("worker", "clock", "slice_E"),
-    Tick: ("worker", "clock", "slice_E"),
-    Pull: ("worker", "clock", "slice_E", "mark_K"),
-    Ask: ("worker", "slice_E"),
-    Leave: ("worker",),
-    Verdicts: ("slice_E",),
-    Ticked: ("clock",),
-    Values: ("slice_E",),
-    LeaveDone: (),
+Shape: TypeAlias = tuple[Any, ...]
+SHAPES: dict[type[Any], Callable[[Any], Shape]] = {  # what the encoded bytes of each message depend on
+    Push: lambda m: (Push, m.worker.bit_length(), m.clock.bit_length(), len(m.slice_E)),
+    Tick: lambda m: (Tick, m.worker.bit_length(), m.clock.bit_length(), len(m.slice_E)),
+    Pull: lambda m: (Pull, m.worker.bit_length(), m.clock.bit_length(), len(m.slice_E), len(m.mark_K)),
+    Leave: lambda m: (Leave, m.worker.bit_length()),
+    Ask: lambda m: (Ask, m.worker.bit_length(), len(m.slice_E)),
+    Verdicts: lambda m: (Verdicts, len(m.slice_E)),
+    Ticked: lambda m: (Ticked, m.clock.bit_length()),
+    Values: lambda m: (Values, len(m.slice_E)),
+    LeaveDone: lambda m: (LeaveDone,),
 }
 
 
@@ -155,7 +156,7 @@ class Cluster(Timeline):
         self.nbytes_S = np.array([one.nbytes for one in self.keyspace.slices], np.int64)
         self.push_bytes = np.ceil(self.nbytes_S * profile.push_share).astype(np.int64)
         self.pull_bytes = np.ceil(self.nbytes_S * profile.pull_share).astype(np.int64)
-        self._headers: dict[tuple[Any, ...], int] = {}
+        self._headers: dict[tuple[Shape, ...], int] = {}
         self.servers = [ShardPeer(self, shard) for shard in range(config.servers)]
         self.workers = [WorkerPeer(self, rank, random_of(seed, rank)) for rank in range(config.workers)]
 
@@ -175,15 +176,8 @@ class Cluster(Timeline):
         self.wires.carry(sender, to, self._header_bytes(bodies) + nbytes, take)
 
     def _header_bytes(self, bodies: list[Any]) -> int:
-        """Bytes of the header: it is encoded once for each shape, which the width of numbers is part of."""
-        shape = tuple([(type(body), *[_width(getattr(body, name)) for name in SIZED[type(body)]]) for body in bodies])
+        """Bytes of the header: it is encoded once for each shape."""
+        shape = tuple([SHAPES[type(body)](body) for body in bodies])
         if (size := self._headers.get(shape)) is None:
             size = self._headers[shape] = len(wire.encode(JOB, *bodies))
         return size
-
-
-def _width(field: Any) -> int:
-    """What the encoded bytes of a number or an array depend on."""
-    if isinstance(field, int):
-        return -(field < 128) - (field < 256) - (field < 1 << 16) - (field < 1 << 32)
-    return len(field)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from ps.messages import Code, Waiting
-from ps.types import Clock, Int64, PeerId
+from ps.types import Clock, Int64, PeerId, frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Send:
     """A message; `push`: with the frames of this push for its slices; `init`: with initial values."""
 
@@ -20,14 +20,14 @@ class Send:
     init: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deliver:
     """The message in hand holds wanted values."""
 
     pull: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settled:
     """The final verdict of a push on a slice: its frame may go; LATE: refund it first."""
 
@@ -55,6 +55,7 @@ class PushEntry:
     clock: Clock
     weight: float
     open: dict[int, tuple[int, int]]  # slice -> (number, base version): no final verdict yet
+    of_shard: dict[int, list[int]]  # shard -> all slices of the push that live there
     gathered: set[int] = field(default_factory=set)  # of the open ones: arrived, not yet committed
     thin: Mapping[int, Thin] = field(default_factory=dict)  # slices whose frames are factors
 

@@ -37,6 +37,7 @@ from ps.worker.parts import NOTHING_THIN, cut
 from ps.worker.resends import INIT, Key, Resends
 from ps.worker.standing import Standing
 
+VERDICTS = {int(code): code for code in Code}  # `Code(1)` takes ten times as long
 NO_VERSION = 1 << 62  # as the base of a tick: whatever round is open, it is not delivered
 PUSHES_IN_FLIGHT_MAX = 32  # per slice; the shard keeps more verdicts than that
 
@@ -114,14 +115,14 @@ class Session(Standing):
             ids = np.array([i for i in ids.tolist() if not self._is_repeated(i)], np.int64)
         self.seq_S[ids] += 1
         self.wrote_S[ids] = True
-        entry = PushEntry(self._take_id(), self.clock, weight, {}, thin=thin)
+        entry = PushEntry(self._take_id(), self.clock, weight, {}, {}, thin=thin)
         for slice_id, seq, base in zip(ids.tolist(), self.seq_S[ids].tolist(), self.base_S[ids].tolist(), strict=True):
             entry.open[slice_id] = (seq, base)
+            entry.of_shard.setdefault(self.shard_of[slice_id], []).append(slice_id)
             self._push_of[slice_id, seq] = entry.id
         if entry.open:
             self.pushes[entry.id] = entry
-        shards = sorted({self.shard_of[slice_id] for slice_id in entry.open})
-        return entry, [send for shard in shards for send in self._again(("push", shard, entry.id), now)]
+        return entry, [send for shard in sorted(entry.of_shard) for send in self._again(("push", shard, entry.id), now)]
 
     def tick(self, now: float) -> list[Action]:
         """This worker has finished a clock. Told to every shard when a push or pull may follow."""
@@ -231,7 +232,8 @@ class Session(Standing):
             case ("init", shard, _):
                 return shard in self._inits
             case ("push", shard, push):
-                return push in self.pushes and any(self.shard_of[s] == shard for s in self.pushes[push].open)
+                entry = self.pushes.get(push)
+                return entry is not None and any(slice_id in entry.open for slice_id in entry.of_shard[shard])
             case ("tick", shard, clock):
                 return (shard, clock) in self._ticks
             case ("pull", shard, pull):
@@ -258,7 +260,7 @@ class Session(Standing):
                 entry = self.pulls[pull]
                 ids, seq_E = entry.missing[shard]
                 late = 0 < entry.clock == self.late_clock + 1
-                mark_K = self.mark_S[ids] if self.mark_S.any() else NO_MARKS
+                mark_K = self.mark_S[ids] if np.count_nonzero(self.mark_S) else NO_MARKS
                 return [Send(to, Pull(rank, incarnation, pull, min(self.pulls), entry.clock, late, ids, seq_E, mark_K))]
             case _:
                 return [Send(to, Leave(rank, incarnation))]
@@ -266,7 +268,7 @@ class Session(Standing):
     def _push_messages(self, to: PeerId, shard: int, push: int) -> list[Send]:
         """The push itself for slices that have not answered; once all have it, a question for the final verdict."""
         entry = self.pushes[push]
-        here = [s for s in entry.open if self.shard_of[s] == shard]
+        here = [s for s in entry.of_shard[shard] if s in entry.open]
         ids = [s for s in here if s not in entry.gathered]
         head = (self.rank, self.incarnation)
         if not ids:
@@ -280,8 +282,8 @@ class Session(Standing):
 
     def _verdicts(self, message: Verdicts, now: float) -> list[Action]:
         actions: list[Action] = []
-        columns = (message.slice_E, message.seq_E, message.code_E, message.version_E)
-        for slice_id, seq, code, version in zip(*(column.tolist() for column in columns), strict=True):
+        slice_ids, seqs, codes = message.slice_E.tolist(), message.seq_E.tolist(), message.code_E.tolist()
+        for slice_id, seq, code, version in zip(slice_ids, seqs, codes, message.version_E.tolist(), strict=True):
             push = self._push_of.get((slice_id, seq))
             if push is None:
                 continue
@@ -294,7 +296,7 @@ class Session(Standing):
             del entry.open[slice_id], self._push_of[slice_id, seq]
             if not entry.open:
                 del self.pushes[push]
-            actions.append(Settled(push, slice_id, Code(code), version))
+            actions.append(Settled(push, slice_id, VERDICTS[code], version))
         return actions
 
     def _values(self, shard: int, message: Values, now: float) -> list[Action]:
@@ -305,7 +307,7 @@ class Session(Standing):
         ids = message.slice_E
         if not self.follows(message):
             return []  # the view has moved since this pull was sent: it is asked again, with the new mark
-        if np.array_equal(asked, ids):
+        if asked.tobytes() == ids.tobytes():
             del entry.missing[shard]
         else:
             came_E = np.isin(asked, ids)
@@ -317,7 +319,8 @@ class Session(Standing):
         self.cached_S[ids], self.wrote_S[ids] = True, False
         if len(message.mark_K):
             self.mark_S[ids] = message.mark_K
-        self.round_S[ids] = self._round_E(ids)
+        if self.steps_locally:
+            self.round_S[ids] = self._round_E(ids)
         self.lr, self.rate = message.lr, message.rate
         if not entry.missing:
             del self.pulls[entry.id]

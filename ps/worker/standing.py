@@ -20,6 +20,7 @@ class Standing:
     def __init__(self, model: Consistency, shards: int, overlays: bool) -> None:
         self.model, self.shards = model, shards
         self.overlays = overlays  # the replica can be stepped exactly like the server does: own writes are in it
+        self.steps_locally = model.cadence.local_lr is not None
         self.clock = Clock(0)
         self.told = Clock(0)  # the clock that shards know of: a tick off-cadence does not travel
         self.shard_S: Int64 = np.empty(0, np.int64)
@@ -32,7 +33,7 @@ class Standing:
         self.mark_S: Int64 = np.empty(0, np.int64)  # of the view in hand, where pulls are compressed; 0: none
         self.steps = model.cadence.stretch  # of this worker between exchanges; fewer where others are faster
         self.shift_S: Int64 = np.empty(0, np.int64)  # clocks by which a slice's rounds are ahead
-        self.round_S: Int64 = np.empty(0, np.int64)  # round of pull_every clocks in which it was pulled
+        self.round_S: Int64 = np.empty(0, np.int64)  # for local steps: round of pull_every clocks of its pull
         self.cached_S: Bool = np.empty(0, np.bool_)  # values were pulled
         self.wrote_S: Bool = np.empty(0, np.bool_)  # pushed since the last pull
         self.finished_S: Int64 = np.empty(0, np.int64)  # clocks finished by an earlier incarnation
@@ -97,7 +98,7 @@ class Standing:
         cadence = self.model.cadence
         if cadence.elastic is not None or cadence.overlap:
             return slice_ids[~self.cached_S[slice_ids]]
-        if cadence.local_lr is not None:  # once per round: a second fetch would undo the local steps
+        if self.steps_locally:  # once per round: a second fetch would undo the local steps
             fetched_E: Bool = self.round_S[slice_ids] == self._round_E(slice_ids)
             return slice_ids[~fetched_E]
         if not cadence.lazy:

@@ -11,11 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 import ps
+from ps import wire
 from ps.config import RunConfig
 from ps.errors import ConfigError
+from ps.messages import Ask, Leave, LeaveDone, Pull, Push, Tick, Ticked, Values, Verdicts
 from ps.server.ledger import Record
+from ps.sim.loop import JOB
 from ps.sim.network import Host, Network
-from ps.sim.scale import Outcome, Profile, random_of, simulate
+from ps.sim.scale import Cluster, Outcome, Profile, random_of, simulate
+from ps.types import Clock, WorkerId
 from tests.sim.helpers import record_key
 
 PARAMETERS = {"a": (700, 40), "b": (1000,), "c": (300, 7, 11), "d": (3,), "large": (1100, 1000), "e": (64, 65)}
@@ -94,6 +98,23 @@ def test_it_takes_the_same_times_as_with_payload(consistency: str, optimizer: st
     outcome = simulate(config, Profile(PARAMETERS, exponential), BUSY, CLOCKS, SEED)
     assert outcome.end_CW == pytest.approx(expected_CW, abs=1e-9)
     assert outcome.clock_s > 0.1
+
+
+@pytest.mark.parametrize("number", [0, 127, 128, 255, 256, 65535, 65536])
+def test_headers_are_as_long_as_on_the_wire(number: int) -> None:
+    """Sizes are kept by what they depend on; both worker and clock are numbers of all widths."""
+    cluster = Cluster(config_of("bsp", workers=1, servers=1), Profile({"w": (1024,)}), Network(), 1, 0, None)
+    for other, count in ((0, 1), (127, 1), (128, 40), (255, 1), (256, 2), (65535, 1), (65536, 1)):
+        rank, clock, some_E = WorkerId(number), Clock(other), np.arange(count)
+        codes = np.ones(count, np.uint8)
+        for bodies in (
+            [Tick(rank, 1, clock, some_E, some_E, some_E), Push(rank, 1, clock, 1.0, some_E, some_E, some_E)],
+            [Pull(rank, 1, 1 << 32, 1 << 32, clock, False, some_E, some_E), Ask(rank, 1, some_E, some_E)],
+            [Pull(rank, 1, 1 << 32, 1 << 32, clock, False, some_E, some_E, some_E), Leave(rank, 1)],
+            [Verdicts(1, some_E, some_E, codes, some_E), Ticked(1, clock, True), LeaveDone(1)],
+            [Values(1 << 32, some_E, some_E, some_E, 0.1, 1.0)],
+        ):
+            assert cluster._header_bytes(bodies) == len(wire.encode(JOB, *bodies)), bodies
 
 
 # ---- alone ----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,15 @@ def test_a_gathering_commit_moves_the_clocks_of_those_who_finished() -> None:
     assert after.clock_WS.tolist() == [[2, 0], [2, 0]]
 
 
+def test_a_gathering_commit_settles_every_push_of_every_worker() -> None:
+    """Also where a worker's numbers go round the verdicts that are kept, or are below one that was refused since."""
+    pushes = [(0, 63), (0, 64), (0, 65), (2, 1), (2, 2)]
+    state = ledger(Refused(2, 1, 3, 6), commit(1, 7, *pushes, finished=(0, 1, 2), clock=4), workers=3)
+    assert [state.verdict(worker, 1, seq) for worker, seq in pushes] == [(Code.APPLIED, 7)] * 5
+    assert state.last_WS.tolist() == [[0, 65], [0, 0], [0, 3]]
+    assert state.verdict(2, 1, 3) == (Code.LATE, 6) and not state.ahead
+
+
 def test_a_refusal_settles_a_push() -> None:
     after = ledger(Refused(1, 0, 1, 0), Refused(1, 0, 2, 5))
     assert after.last_WS.tolist() == [[0, 0], [2, 0]]
