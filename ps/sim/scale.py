@@ -109,6 +109,12 @@ def simulate(
     """
     if clocks < 1:
         raise ConfigError(f"clocks: expected at least 1, got {clocks}")
+    cadence = config.model().cadence
+    if cadence.fragments > 1 or cadence.overlap:
+        raise ConfigError(
+            f"consistency: expected fragments=1 and overlap=0 where values are left out, got {config.consistency}; "
+            "with values there are both"
+        )
     return Cluster(config, profile, network, clocks, seed, watch).run()
 
 

@@ -241,3 +241,5 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         run("bsp", 1, 0, exponential)
     with pytest.raises(ConfigError, match=r"compute: expected finite seconds >= 0 for worker 1, got -1\.0"):
         run("bsp", 2, 1, lambda rank, random: -1.0 if rank else 1.0)
+    with pytest.raises(ConfigError, match="consistency: expected fragments=1 and overlap=0 where values are left out"):
+        run("local:every=4,fragments=2,local_lr=0.1", 2, 1, exponential)
