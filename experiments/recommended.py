@@ -48,9 +48,14 @@ best = "max"
 ARM = """
 [[compare]]
 name = "{setting.consistency}, {setting.compression}"
-consistency = "{setting.consistency}"
+consistency = "{setting.consistency}{steps}"
 compression = "{setting.compression}"
 """
+
+
+def arm(one: Rated) -> str:
+    """As the file has it. The script takes no steps of its own, so the workers do."""
+    return ARM.format(setting=one.setting, steps=",local_lr=0.1" if one.setting.consistency.startswith("local") else "")
 
 
 def measured_s(results: Results, one: Rated) -> float:
@@ -66,7 +71,7 @@ def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[st
     file = args.out / f"{folder.name}.toml"
     options = {"compute_s": args.compute_s, "kb": args.kb, "clocks": args.clocks, "delay_ms": args.delay_ms}
     text = FILE.format(script=SCRIPT, hosts=hosts, rate=rate, **options)
-    file.write_text(text + "".join(ARM.format(setting=one.setting) for one in advice.rated))
+    file.write_text(text + "".join(arm(one) for one in advice.rated))
     if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
         sys.exit(code)
     results = read_results(folder)
