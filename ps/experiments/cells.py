@@ -25,6 +25,7 @@ Settings = dict[str, Setting]
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LINKS = ("rate_mbit", "delay_ms")  # settings that change the links
+SHOWN = 4  # arms in an error
 _OWN = "seed"  # {seed} needs no setting
 
 
@@ -90,11 +91,12 @@ def tuned_by(experiment: Experiment) -> dict[str, str]:
 
 
 def matching(experiment: Experiment, pattern: str) -> list[str]:
-    """The arms whose names match, as file names do. Raises: ConfigError with all names, when none does."""
+    """The arms whose names match, as file names do. Raises: ConfigError with some names, when none does."""
     known = list(arms(experiment))
     found = fnmatch.filter(known, pattern)
     if not found:
-        raise ConfigError(f"--only: expected a pattern of arms, which are {'; '.join(known)}, got {pattern!r}")
+        some = "; ".join(known[:SHOWN]) + (f"; ... ({len(known)} in all)" if len(known) > SHOWN else "")
+        raise ConfigError(f"--only: expected a pattern such as '*onebit*' that fits some of {some}, got {pattern!r}")
     return found
 
 
