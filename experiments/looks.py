@@ -13,7 +13,9 @@ class Looks:
     """One look every so many seconds, in a thread; its figures are told LAG_S later, so that virtual time repeats."""
 
     def __init__(self, every_s: float) -> None:
-        self._every_s, self._next_s, self._told_s = max(every_s, LAG_S), 0.0, 0.0
+        if every_s < LAG_S:
+            raise SystemExit(f"--every: expected >= {LAG_S} seconds, got {every_s}")
+        self._every_s, self._next_s, self._told_s = every_s, 0.0, 0.0
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[Figures] | None = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import isfinite
 from pathlib import Path
 
 from ps.cli.sweep import run_sweep
@@ -60,8 +61,8 @@ def arm(one: Rated) -> str:
 
 def measured_s(results: Results, one: Rated) -> float:
     """Mean seconds of a step of a setting; NaN where its run has failed."""
-    (run,) = results.final(f"{one.setting.consistency}, {one.setting.compression}")
-    return float("nan") if run.problem is not None else run.cell.config.workers / steps_per_s(run)
+    runs = results.final(f"{one.setting.consistency}, {one.setting.compression}")
+    return next((run.cell.config.workers / steps_per_s(run) for run in runs if run.problem is None), float("nan"))
 
 
 def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[str, Measured]) -> tuple[list[Row], str]:
@@ -82,7 +83,8 @@ def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[st
         figures = (f"{1e3 * real_s:.1f}", f"{1e3 * clock_s:.1f}", f"{100 * (clock_s / real_s - 1):+.1f} %")
         found.append((str(hosts), f"{rate:g}", one.setting.consistency, one.setting.compression, *figures))
         print(*found[-1], sep=" | ", flush=True)
-    best_s, best = min(zip(took, (one.setting for one in advice.rated), strict=True), key=lambda pair: pair[0])
+    ended = [(real_s, one.setting) for real_s, one in zip(took, advice.rated, strict=True) if isfinite(real_s)]
+    best_s, best = min(ended, key=lambda pair: pair[0])
     said = f"{hosts} hosts, {rate:g} Mbit/s: recommended {advice.rated[0].setting}, {1e3 * took[0]:.1f} ms a step; "
     return found, said + f"the best is {best}, {1e3 * best_s:.1f} ms: {100 * (took[0] / best_s - 1):.1f} % more"
 

@@ -180,10 +180,14 @@ def over_links(transport: ZmqTransport) -> Transport:
     host, _, path = text.partition(":")
     try:
         cards = Cards(Path(path))
+        if host not in cards.layout.hosts:
+            cards.close()
+            raise ValueError(f"no host {host!r} in it")
     except (OSError, ValueError) as error:
         transport.close()
         raise ConfigError(
-            f"environment variable PS_LINKS: expected host:file, as an experiment sets it, got {text!r} ({error})"
+            f"environment variable PS_LINKS: expected host:file, as an experiment sets it, got {text!r} "
+            f"({str(error).splitlines()[0]})"
         ) from None
     return ShapedTransport(transport, cards, host, transport.queued_bytes_max)
 

@@ -7,7 +7,7 @@ or session, `_E` slices of one event or message, `_W` workers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any, NewType, TypeVar, dataclass_transform
 
 import numpy as np
@@ -38,18 +38,19 @@ NOBODY = WorkerId(-1)
 def frozen(cls: type[T]) -> type[T]:
     """A dataclass whose fields nobody sets, as the type checker sees to.
 
-    For what is made for every message: if Python saw to it, each would take four times as long to make.
+    For what is made for every message: if Python saw to it, each would take four times as long to make. It cannot be
+    hashed.
     """
     return dataclass(slots=True)(cls)
 
 
-@cache  # a name is asked for with every message
+@lru_cache(1 << 14)  # a name is asked for with every message; bounded, as ranks come from the wire
 def worker_peer(rank: int) -> PeerId:
     """Where the worker of this rank is reached."""
     return PeerId(f"worker:{rank}")
 
 
-@cache
+@lru_cache(1 << 14)
 def server_peer(shard: int) -> PeerId:
     """Where the server that holds this shard is reached."""
     return PeerId(f"server:{shard}")

@@ -25,7 +25,7 @@ Settings = dict[str, Setting]
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LINKS = ("rate_mbit", "delay_ms")  # settings that change the links
-SHOWN = 4  # arms in an error
+_SHOWN = 4  # arms in an error
 _OWN = "seed"  # {seed} needs no setting
 
 
@@ -86,8 +86,8 @@ def tuned_by(experiment: Experiment) -> dict[str, str]:
     """By arm: the one whose tuning it takes, itself unless `tune.at` says where arms are tuned."""
     at = experiment.tune.at if experiment.tune is not None else {}
     known = arms(experiment)
-    names = {(arm.name, json.dumps(settings, sort_keys=True)): name for name, (arm, settings) in known.items()}
-    return {name: names[arm.name, json.dumps(settings | at, sort_keys=True)] for name, (arm, settings) in known.items()}
+    names = {(arm.name, frozenset(settings.items())): name for name, (arm, settings) in known.items()}
+    return {name: names[arm.name, frozenset((settings | at).items())] for name, (arm, settings) in known.items()}
 
 
 def matching(experiment: Experiment, pattern: str) -> list[str]:
@@ -95,7 +95,7 @@ def matching(experiment: Experiment, pattern: str) -> list[str]:
     known = list(arms(experiment))
     found = fnmatch.filter(known, pattern)
     if not found:
-        some = "; ".join(known[:SHOWN]) + (f"; ... ({len(known)} in all)" if len(known) > SHOWN else "")
+        some = "; ".join(known[:_SHOWN]) + (f"; ... ({len(known)} in all)" if len(known) > _SHOWN else "")
         raise ConfigError(f"--only: expected a pattern such as '*onebit*' that fits some of {some}, got {pattern!r}")
     return found
 
@@ -300,6 +300,8 @@ def _existing(script: Path) -> tuple[str, str]:
 def _check(cell: Cell) -> None:
     config = cell.config
     rules_of(cell.stop_after, cell.stop_when, cell.patience)
+    if cell.faults and cell.launch == "ranks":
+        raise ConfigError("faults: expected none beside launch = ranks, which they cannot reach, got some")
     for fault in cell.faults:
         peer = fault.kill or fault.cut or ""
         if peer not in cell.hosts:
@@ -308,7 +310,7 @@ def _check(cell: Cell) -> None:
         if host not in cell.hosts.values():
             last = f"h{len(set(cell.hosts.values()))}"
             raise ConfigError(f"links.hosts: expected h1 to {last}, got {host!r}")
-    if cell.world == "virtual" and config.stragglers is not None and config.compute_s is None:
+    if cell.world == "virtual" and config.stragglers not in (None, "none") and config.compute_s is None:
         raise ConfigError("stragglers: expected compute_s beside them in virtual time, where computing takes none")
     if cell.world == "processes" and cell.launch == "ranks" and cell.links != Links():
         raise ConfigError(

@@ -79,7 +79,8 @@ class Links(Link):
 
 
 class Fault(Section):
-    """What happens to a worker once every worker has finished `clock` clocks: it is killed, or cut off for a while."""
+    """What happens to a worker or server once every worker has finished `clock` clocks: it is killed, or cut off for a
+    while; on netlab its host is."""
 
     clock: Annotated[int, Field(ge=0)]
     kill: Annotated[str, Field(pattern=r"^(worker|server):\d+$")] | None = None

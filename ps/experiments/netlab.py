@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Timer
 
@@ -20,6 +21,7 @@ from ps.launch.options import Place
 COMMAND = "netlab"
 ADDRESS = "10.77.0.{number}"
 FREE_MBIT = 10_000  # of a link without a rate
+_CUTS: Counter[str] = Counter()  # in force, by host
 COMMAND_S = 60.0
 
 
@@ -69,9 +71,17 @@ def place_of(cell: Cell) -> Callable[[str], Place]:
 def cut(host: str, seconds: float) -> None:
     """Nothing comes from or gets to the host for so long: all peers on it, and their control connections."""
     _netlab("cut", host)
-    mend = Timer(seconds, _netlab, ("mend", host))
+    _CUTS[host] += 1
+    mend = Timer(seconds, _mend, (host,))
     mend.daemon = True  # the network goes with the run
     mend.start()
+
+
+def _mend(host: str) -> None:
+    """Once the last of the cuts that it is under is over."""
+    _CUTS[host] -= 1
+    if not _CUTS[host]:
+        _netlab("mend", host)
 
 
 def _down() -> None:

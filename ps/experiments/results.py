@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ps.errors import ConfigError, FrameError
-from ps.experiments.cells import Cell, arms, count_cells, is_of
+from ps.experiments.cells import Cell, Settings, arms, count_cells, is_of
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.points import Axis
@@ -106,6 +106,7 @@ class Results:
     begun: tuple[tuple[Cell, str], ...]  # without an outcome, and the last that they have said
     missing: int  # cells without an outcome, begun or not
     foreign: int  # cells of an earlier version of the file
+    chosen: Mapping[str, Settings]  # by arm, what tuning has found
 
     @property
     def arms(self) -> list[str]:
@@ -140,9 +141,10 @@ def read_results(folder: Path) -> Results:
             runs.append(Run(cell, _checked(Outcome, at / "outcome.json"), _points(at / "points.parquet")))
         else:
             begun.append((cell, _last_line(at / "output.log")))
-    runs, left = _chosen(runs, experiment, folder)
+    chosen = _json(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
+    runs, left = _of_the_choice(runs, experiment, chosen)
     missing = max(0, count_cells(experiment) - len(runs))
-    return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left)
+    return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left, chosen)
 
 
 def _newest(cells: list[Cell], folder: Path) -> list[Cell]:
@@ -153,11 +155,10 @@ def _newest(cells: list[Cell], folder: Path) -> list[Cell]:
     return list(found.values())
 
 
-def _chosen(runs: list[Run], experiment: Experiment, folder: Path) -> tuple[list[Run], int]:
+def _of_the_choice(runs: list[Run], experiment: Experiment, chosen: Mapping[str, Settings]) -> tuple[list[Run], int]:
     """The runs without those whose settings its arm did not choose, and how many these are: the tuning has changed."""
     if experiment.tune is None:
         return runs, 0
-    chosen = _json(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
     kept = [run for run in runs if run.cell.phase == "tune" or run.cell.tuned == chosen.get(run.cell.arm)]
     return kept, len(runs) - len(kept)
 

@@ -120,7 +120,8 @@ def choices(experiment: Experiment) -> dict[str, str]:
     """By arm: what it is without its conditions, so that arms that differ in these alone have one name."""
     varied = {name for name, values in experiment.grid.items() if len(values) > 1} - set(CONDITIONS)
     return {
-        name: ", ".join(filter(None, [arm.name, *(spelled(n, own[n]) for n in experiment.grid if n in varied)])) or name
+        name: ", ".join(filter(None, [arm.name, *(spelled(n, own[n]) for n in experiment.grid if n in varied)]))
+        or experiment.name
         for name, (arm, own) in arms(experiment).items()
     }
 

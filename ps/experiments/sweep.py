@@ -126,19 +126,20 @@ class Sweep:
         return not (self.stopped or self.failed) and len(chosen) == len(self._arms)
 
     def _choose(self, tune: Tune, cells: Sequence[Cell]) -> dict[str, Settings]:
-        """What each arm runs with, which stays in the folder, beside what arms that are not run now have chosen."""
+        """What each arm runs with. It stays in the folder, as does what the arms of other tunings have chosen."""
         best, by = choose(tune, self.folder, cells), tuned_by(self.experiment)
-        for name in dict.fromkeys(by[name] for name in self._arms):
+        tuned = dict.fromkeys(by[name] for name in self._arms)
+        for name in tuned:
             if name in best:
                 self.view.say(f"{name}: tuned to {', '.join(f'{key}={value}' for key, value in best[name].items())}")
             else:
                 self.view.say(f"{name}: no setting has given a value of {tune.metric}, so it is left out")
         path = self.folder / CHOSEN
         before = json.loads(path.read_text()) if path.is_file() else {}
-        others = {name: settings for name, settings in before.items() if name in by and name not in self._arms}
-        chosen = {name: best[by[name]] for name in self._arms if by[name] in best}
+        others = {name: settings for name, settings in before.items() if name in by and by[name] not in tuned}
+        chosen = {name: best[at] for name, at in by.items() if at in best}
         write_whole(path, json.dumps(others | chosen))
-        return chosen
+        return {name: chosen[name] for name in self._arms if name in chosen}
 
     def close(self) -> None:
         """Others may work in the folder."""

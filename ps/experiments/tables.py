@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ps.experiments.cells import product
+from ps.experiments.cells import Settings, product
+from ps.experiments.files import Tune
 from ps.experiments.findings import Finding, target_words
 from ps.experiments.measures import COSTS, network_mb, waited_for
 from ps.experiments.results import Results
@@ -77,7 +78,7 @@ def summary_table(summaries: Sequence[Summary], results: Results) -> Table:
 
 
 def condition_table(summaries: Sequence[Summary], results: Results) -> Table | None:
-    """Of one axis: a row for each choice, a column for each condition; None where there is one of either."""
+    """Of one axis: a row for each choice, a column for each condition; None where no choice was run under two."""
     report, names = results.experiment.report, choices(results.experiment)
     conditions = by_condition(summaries, results.experiment)
     rows: dict[str, dict[str, str]] = {}
@@ -88,12 +89,13 @@ def condition_table(summaries: Sequence[Summary], results: Results) -> Table | N
             rows.setdefault(names[one.arm], {})[condition] = (
                 shown(one.spread("final")) if report.target is None else took
             )
-    if len(conditions) < 2 or len(rows) < 2:
+    if len(conditions) < 2 or all(len(found) < 2 for found in rows.values()):
         return None
     cells = tuple((name, *(found.get(condition, "–") for condition in conditions)) for name, found in rows.items())
     what = f"Last {report.metric}" if report.target is None else f"Seconds to {target_words(report)}"
     title = f"{what}, by condition ({summaries[0].axis} time)"
-    return Table(title, ("arm", *conditions), cells, "Median over seeds [lowest, highest].")
+    head = (condition or "otherwise" for condition in conditions)
+    return Table(title, ("arm", *head), cells, "Median over seeds [lowest, highest].")
 
 
 def summary_csv(summaries: Sequence[Summary]) -> str:
@@ -127,15 +129,25 @@ def tuning_table(results: Results) -> Table | None:
     if not found:
         return None
     columns = [settings_text(settings) for settings in product(tune.grid)]
-    rows, edge = [], []
+    rows = []
     for arm, tried in found.items():
-        means = {name: float(np.mean(scores)) for name, scores in tried.items() if not np.isnan(scores).any()}
-        best = max(means, key=lambda name: means[name] if tune.best == "max" else -means[name], default=None)
-        rows.append((arm, *(f"{means[n]:.4g}{' *' * (n == best)}" if n in means else "–" for n in columns)))
-        edge += [arm] if len(tune.grid) == 1 and len(columns) > 2 and best in (columns[0], columns[-1]) else []
+        whole = {name: float(np.mean(scores)) for name, scores in tried.items() if len(scores) == len(tune.seeds)}
+        choice = settings_text(results.chosen[arm]) if arm in results.chosen else None
+        shown_ = {name: f"{mean:.4g}" for name, mean in whole.items() if math.isfinite(mean)}
+        rows.append((arm, *(shown_.get(name, "–") + " *" * (name == choice) for name in columns)))
     note = f"Best {tune.metric} of a run, mean over tuning seeds; * is what the arm has chosen."
+    edge = [arm for arm in found if arm in results.chosen and _at_the_edge(results.chosen[arm], tune)]
     note += f" At the edge of the grid, so a wider one may hold a better setting: {'; '.join(edge)}." if edge else ""
     return Table("Tuning", ("arm", *columns), tuple(rows), note)
+
+
+def _at_the_edge(settings: Settings, tune: Tune) -> bool:
+    """Whether any of them is the least or the largest of several numbers that were tried."""
+    for name, values in tune.grid.items():
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(numbers) == len(values) > 2 and settings[name] in (min(numbers), max(numbers)):
+            return True
+    return False
 
 
 def finding_table(finding: Finding) -> Table:

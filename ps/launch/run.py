@@ -177,7 +177,7 @@ class Run:
         if outcome is not None and not outcome[1]:
             self.on_stopped(now)
         clock = min(progress(self.watch.status, 0.0).clocks, default=0)
-        for due in [due for due in self.faults if due[0] <= clock]:
+        for due in [due for due in self.faults if outcome is None and due[0] <= clock]:
             self.faults.remove(due)
             due[1](self.supervisor)
 

@@ -120,6 +120,7 @@ class ShapedTransport:
         self._outbox = Outbox(self._pass_on, Metrics(), b"")  # what the reader has no room for; its counts are nobody's
         self._changed = threading.Condition()  # guards all but the outbox, which is the thread's
         self._ends_at = float("inf")
+        self._broken: Exception | None = None  # what has ended the thread: every sender is told
         self._thread: threading.Thread | None = None
 
     @property
@@ -136,6 +137,8 @@ class ShapedTransport:
         with self._changed:
             if self._ends_at < float("inf"):
                 raise Unreachable(f"{self.address}: expected to be open when it sends, got closed; open it again")
+            if self._broken is not None:
+                raise self._broken
             if (gone := self._gone.pop(to, None)) is not None:
                 raise gone
             lane = self._lanes.get(to)
@@ -177,10 +180,14 @@ class ShapedTransport:
     # ---- the thread -------------------------------------------------------------------------------------------------
 
     def _carry(self) -> None:
-        while (there := self._wait()) is not None:
-            self._outbox.retry()
-            for to, message in there:
-                self._outbox.hand_over(to, message)
+        try:
+            while (there := self._wait()) is not None:
+                self._outbox.retry()
+                for to, message in there:
+                    self._outbox.hand_over(to, message)
+        except Exception as error:  # of `inner`, which would have been the sender's
+            with self._changed:
+                self._broken = error
 
     def _wait(self) -> list[tuple[PeerId, Message]] | None:
         """What is there now; nothing when the outbox is to be tried again; None when it is over."""

@@ -128,7 +128,7 @@ def trained(
         pytest.param("async", SOFTMAX, id="async-softmax"),
         pytest.param("bsp", MLP, id="bsp-mlp", marks=pytest.mark.soak),  # below, in one bit, it is the same network
         pytest.param("ssp:staleness=3", MLP, id="ssp-mlp", marks=pytest.mark.soak),  # less stale than async
-        pytest.param("async", MLP, id="async-mlp"),
+        pytest.param("async", MLP, id="async-mlp", marks=pytest.mark.soak),  # as processes it is trained every time
     ],
 )
 def test_mnist_reaches_its_known_accuracy(consistency: str, network: Network, mnist: Mnist) -> None:

@@ -147,6 +147,18 @@ def test_tuning_takes_the_best_by_the_validation_metric(tmp_path: Path) -> None:
             assert json.loads((folder / "cell.json").read_text())["tuned"] == {"rate": 0.2}
 
 
+def test_arms_that_share_a_tuning_choose_alike_whichever_are_run(tmp_path: Path) -> None:
+    tune = '[tune]\nmetric = "val"\nbest = "max"\nseeds = [9]\ngrid = {rate = [0.1, 0.2]}\nat = {clocks = 12}\n'
+    text = FILE.replace("sgd:lr=0.1", "sgd:lr={rate}").replace("clocks = [12]", "clocks = [12, 13]") + tune
+    assert sweep(tmp_path, text.replace("seeds = [1, 2]", "seeds = [1]"), "--only", "bsp*13").returncode == 0
+    chosen = json.loads((tmp_path / "out" / "chosen.json").read_text())
+    assert chosen == {"bsp, clocks=12": {"rate": 0.2}, "bsp, clocks=13": {"rate": 0.2}}
+    assert [(arm, phase) for arm, _, phase in cells(tmp_path)] == [
+        ("bsp, clocks=12", "tune"),
+        ("bsp, clocks=13", "final"),
+    ]
+
+
 def test_a_cell_that_fails_costs_no_other(tmp_path: Path) -> None:
     script = SCRIPT.replace("    with ps", "    if sys.argv[1] == '13': raise ValueError('unlucky')\n    with ps")
     done = sweep(tmp_path, FILE.replace("clocks = [12]", "clocks = [12, 13]"), script=script)

@@ -11,7 +11,11 @@ from tests.pytorch.test_example import psctl_run
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--consistency", "local:every=4", "--optimizer", "sgd:lr=1"]], ids=["bsp", "local"]
+    "flags",
+    [
+        pytest.param([], id="bsp"),
+        pytest.param(["--consistency", "local:every=4", "--optimizer", "sgd:lr=1"], id="local", marks=pytest.mark.soak),
+    ],
 )
 def test_two_workers_learn_digits(flags: list[str], tmp_path: Path) -> None:
     output = psctl_run(flags, "digits_jax.py", ["--epochs", "12"], tmp_path)

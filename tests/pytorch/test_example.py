@@ -14,7 +14,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--consistency", "local:every=4", "--optimizer", "sgd:lr=1"]], ids=["bsp", "local"]
+    "flags",
+    [
+        pytest.param([], id="bsp"),
+        pytest.param(["--consistency", "local:every=4", "--optimizer", "sgd:lr=1"], id="local", marks=pytest.mark.soak),
+    ],
 )
 def test_two_workers_learn_digits(flags: list[str], tmp_path: Path) -> None:
     output = psctl_run(flags, "digits_torch.py", ["--epochs", "12"], tmp_path)
@@ -38,7 +42,13 @@ def psctl_run(flags: list[str], script: str, own: list[str], tmp_path: Path) -> 
     ("script", "flags", "text", "at_most"),
     [
         ("movies.py", ["--epochs", "4"], r"test RMSE ([\d.]+) after 320 clocks", 1.0),
-        ("shakespeare.py", ["--steps", "20"], r"([\d.]+) nats per letter of the test part after 20", 3.0),
+        pytest.param(
+            "shakespeare.py",
+            ["--steps", "20"],
+            r"([\d.]+) nats per letter of the test part after 20",
+            3.0,
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_two_workers_learn_real_data(

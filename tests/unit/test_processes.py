@@ -14,6 +14,7 @@ from ps import processes
 from ps.control.hello import HELLO_S, Hello, LinkEnd
 from ps.errors import ConfigError
 from ps.processes import JOIN_S, ClusterPort
+from ps.transport.cards import Host, Layout
 from ps.types import PeerId
 from ps.worker.client import Client
 from tests.unit.control.peers import WAIT_S, Cluster
@@ -76,7 +77,8 @@ def test_figures_are_no_older_than_a_report_of_them(
 
 def test_links_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "links.json").write_text("{}")
-    for text in ("h1", f"h1:{tmp_path}/none.json", f"h1:{tmp_path}/links.json"):
+    Layout(hosts={"h2": Host()}, place={}).write(tmp_path / "other.json")
+    for text in ("h1", f"h1:{tmp_path}/none.json", f"h1:{tmp_path}/links.json", f"h1:{tmp_path}/other.json"):
         monkeypatch.setenv("PS_LINKS", text)
         with pytest.raises(ConfigError, match=f"environment variable PS_LINKS: expected host:file, .* got '{text}' "):
             ClusterPort(PeerId("server"))

@@ -131,6 +131,8 @@ def test_arms_that_differ_in_conditions_alone_are_tuned_once(tmp_path: Path) -> 
     assert [is_of(cell, experiment) for cell in tuning_cells(everywhere, tmp_path)] == 2 * (3 * [False] + 3 * [True])
     with pytest.raises(ConfigError, match=r"tune.at.rate_mbit: expected a value of grid.rate_mbit \(10, 100\), got 50"):
         cells(tmp_path, text.replace("at = {rate_mbit = 100}", "at = {rate_mbit = 50}"))
+    same = read_experiment(write(tmp_path, text.replace("at = {rate_mbit = 100}", "at = {rate_mbit = 100.0}")))
+    assert tuned_by(same) == tuned_by(experiment)
 
 
 def test_arms_are_chosen_by_a_pattern_of_their_names(tmp_path: Path) -> None:
@@ -232,6 +234,17 @@ def test_links_of_processes(tmp_path: Path) -> None:
     assert found == {(f"ours, {model}", "virtual", 100) for model in MODELS} | {
         (f"theirs, {model}", "processes", None) for model in MODELS
     }
+
+
+def test_faults_cannot_reach_ranks(tmp_path: Path) -> None:
+    ranks = '[[compare]]\nname = "theirs"\nlaunch = "ranks"\n[[faults]]\nclock = 1\nkill = "worker:1"\n'
+    with pytest.raises(ConfigError, match=r"^theirs, .*: faults: expected none beside launch = ranks, "):
+        cells(tmp_path, HEAD + 'world = "processes"\n' + RUN + GRID + ranks + REPORT)
+
+
+def test_nobody_is_slow_without_compute_s_either(tmp_path: Path) -> None:
+    (cell, *_) = cells(tmp_path, HEAD + RUN.replace("compute_s = 0.1", 'stragglers = "none"') + GRID + REPORT)
+    assert cell.config.stragglers == "none"
 
 
 def test_an_edited_script_makes_new_cells(tmp_path: Path) -> None:

@@ -307,6 +307,18 @@ def test_arms_are_compared_where_the_machines_are_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_conditions_alone_are_one_row(tmp_path: Path) -> None:
+    grid = '[run]\ncompute_s = 0.1\nconsistency = "bsp"\n'
+    toml = TOML.replace("[run]", grid).replace(
+        'consistency = ["bsp", "ssp:staleness=3", "async"]', "rate_mbit = [10, 100]"
+    )
+    rows = logged([0.5, 0.95])
+    text = (report(tmp_path, toml, lambda cell: Ended(rows)) / "report.md").read_text()
+    table = text.split("by condition (virtual time)")[1].split("## Summary")[0].strip().splitlines()
+    assert table[:3] == ["| arm | rate_mbit=10 | rate_mbit=100 |", "| --- | --- | --- |", "| e | 2 | 2 |"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_tuning_has_found_stands_beside_what_was_chosen(tmp_path: Path) -> None:
     tune = '[tune]\nmetric = "val"\nbest = "max"\nseeds = [7, 8]\ngrid = {lr = [0.1, 0.3, 1.0]}\n'
     toml = TOML.replace("[run]", '[run]\noptimizer = "sgd:lr={lr}"').replace("[report]", tune + "[report]")

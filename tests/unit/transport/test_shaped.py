@@ -253,3 +253,21 @@ def test_so_many_bytes_are_held_but_one_message_of_any_size(slow: tuple[ShapedTr
     assert released == ["large"]
     with pytest.raises(Unreachable, match="worker:0: expected to be open when it sends, got closed"):
         transport.send_nowait(PeerId("server:0"), Message(b"x"))
+
+
+def test_what_breaks_the_transport_is_told_to_every_sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(to: PeerId, message: Message) -> None:
+        raise OSError(24, "too many open files")
+
+    place = {"worker:0": "h1", "server:0": "h2"}
+    Layout(hosts=dict.fromkeys(("h1", "h2"), Host()), place=place).write(tmp_path / "links.json")
+    inner = MemoryNetwork().open(PeerId("worker:0"))
+    monkeypatch.setattr(inner, "send_nowait", breaks)
+    transport = ShapedTransport(inner, Cards(tmp_path / "links.json"), "h1", 1 << 20)
+    transport.send_nowait(PeerId("server:0"), Message(b"x"))
+    assert transport._thread is not None
+    transport._thread.join(10.0)
+    for _ in range(2):
+        with pytest.raises(OSError, match="too many open files"):
+            transport.send_nowait(PeerId("server:0"), Message(b"x"))
+    transport.close()
