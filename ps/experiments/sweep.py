@@ -179,7 +179,8 @@ class Sweep:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "cell.json").write_text(cell.model_dump_json(indent=1))
-        threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" and self.jobs > 1 else {}
+        # one thread, however many cells run at a time: sums are then made in one order, and cells end in the same bytes
+        threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" else {}
         name = f"{cell.id}/output"  # its log is output.log in its folder
         argv = [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())]
         supervisor.start(name, argv, {**os.environ, **threads, "PYTHONUNBUFFERED": "1"})
