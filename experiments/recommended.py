@@ -9,43 +9,18 @@ longer a step of the recommended setting takes than one of the setting that was 
 from __future__ import annotations
 
 import argparse
-import sys
 from math import isfinite
-from pathlib import Path
 
-from ps.cli.sweep import run_sweep
+from on_hosts import arguments, profiles, run  # type: ignore[import-not-found]  # beside this script
+
 from ps.colocated import COLOCATED
 from ps.experiments.files import Link
 from ps.experiments.measures import steps_per_s
-from ps.experiments.results import Results, read_results
+from ps.experiments.results import Results
 from ps.experiments.tables import Row, Table, markdown
-from ps.predict.measure import measure
 from ps.predict.profile import Measured
 from ps.predict.recommend import COMPRESSIONS, Rated, advise
 
-SCRIPT = Path(__file__).with_name("declared.py")
-INTERRUPTED = 130
-FILE = """
-name = "recommended-{hosts}-{rate:g}"
-script = "{script}"
-args = ["--kb", "{kb}", "--clocks", "{clocks}"]
-world = "netlab"
-seeds = [1]
-timeout_s = 300.0
-
-[run]
-workers = {hosts}
-servers = "colocated"
-compute_s = {compute_s}
-
-[links]
-rate_mbit = {rate}
-delay_ms = {delay_ms}
-
-[report]
-metric = "clocks"
-best = "max"
-"""
 ARM = """
 [[compare]]
 name = "{setting.consistency}, {setting.compression}"
@@ -65,17 +40,10 @@ def measured_s(results: Results, one: Rated) -> float:
     return next((run.cell.config.workers / steps_per_s(run) for run in runs if run.problem is None), float("nan"))
 
 
-def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[str, Measured]) -> tuple[list[Row], str]:
+def compare(args: argparse.Namespace, hosts: int, rate: float, known: dict[str, Measured]) -> tuple[list[Row], str]:
     """Runs all settings on so many hosts, with links of so many Mbit/s; a row for each, and the verdict."""
-    advice = advise(profiles, hosts, Link(rate_mbit=rate, delay_ms=args.delay_ms), [COLOCATED])
-    folder: Path = args.out / f"{hosts}-hosts-{rate:g}-mbit"
-    file = args.out / f"{folder.name}.toml"
-    options = {"compute_s": args.compute_s, "kb": args.kb, "clocks": args.clocks, "delay_ms": args.delay_ms}
-    text = FILE.format(script=SCRIPT, hosts=hosts, rate=rate, **options)
-    file.write_text(text + "".join(arm(one) for one in advice.rated))
-    if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
-        sys.exit(code)
-    results = read_results(folder)
+    advice = advise(known, hosts, Link(rate_mbit=rate, delay_ms=args.delay_ms), [COLOCATED])
+    _, results = run(args, "recommended", hosts, rate, "".join(arm(one) for one in advice.rated))
     found: list[Row] = []
     took = [measured_s(results, one) for one in advice.rated]
     for one, real_s in zip(advice.rated, took, strict=True):
@@ -91,23 +59,9 @@ def compare(args: argparse.Namespace, hosts: int, rate: float, profiles: dict[st
 
 def main() -> None:
     """Profiles first, then setting by setting; the table and the verdicts last."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hosts", type=int, nargs="+", default=[3, 4])
-    parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 1000.0], help="Mbit/s")
-    parser.add_argument("--delay-ms", type=float, default=0.0)
-    parser.add_argument("--compute-s", type=float, default=0.1)
-    parser.add_argument("--kb", type=int, default=1600)
-    parser.add_argument("--clocks", type=int, default=60)
-    parser.add_argument("--out", type=Path, default=Path("recommended"), help="a folder for files and results")
-    args = parser.parse_args()
-    args.out = args.out.resolve()
-    args.out.mkdir(parents=True, exist_ok=True)
-    own = ["--kb", str(args.kb)]
-    profiles = {
-        one: measure(str(SCRIPT), own, {"compute_s": args.compute_s, "compression": one}, with_check=False)
-        for one in COMPRESSIONS
-    }
-    found = [compare(args, hosts, rate, profiles) for hosts in args.hosts for rate in args.rates]
+    args = arguments(__doc__, "recommended", hosts=[3, 4], compute_s=0.1, clocks=60)
+    known = profiles(args, COMPRESSIONS)
+    found = [compare(args, hosts, rate, known) for hosts in args.hosts for rate in args.rates]
     head = ("hosts", "Mbit/s", "consistency", "compression", "measured ms", "predicted ms", "error")
     print(markdown(Table("All settings", head, tuple(row for rows, _ in found for row in rows))))
     print(*(verdict for _, verdict in found), sep="\n")

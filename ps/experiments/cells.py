@@ -184,8 +184,8 @@ def is_of(cell: Cell, experiment: Experiment) -> bool:
     seeds = experiment.seeds if cell.phase == "final" else tune.seeds if tune is not None else []
     if arm is None or cell.seed not in seeds or cell.tuned not in tuned:
         return False
-    if cell.phase == "tune" and tuned_by(experiment)[cell.arm] != cell.arm:
-        return False
+    if cell.phase == "tune" and tune is not None and any(own[name] != value for name, value in tune.at.items()):
+        return False  # another arm is tuned for it
     if Path(cell.script).name != Path(arm.script or experiment.script).name:
         return False
     try:

@@ -21,8 +21,8 @@ from ps.launch.options import Place
 COMMAND = "netlab"
 ADDRESS = "10.77.0.{number}"
 FREE_MBIT = 10_000  # of a link without a rate
-_CUTS: Counter[str] = Counter()  # in force, by host
 COMMAND_S = 60.0
+_CUTS: Counter[str] = Counter()  # in force, by host
 
 
 def missing() -> str | None:

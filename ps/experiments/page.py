@@ -12,7 +12,7 @@ from ps.experiments.findings import Finding, caution, counted, findings
 from ps.experiments.packages import need
 from ps.experiments.results import Results
 from ps.experiments.style import Picture
-from ps.experiments.summary import AXIS_WORDS, Summary, by_condition, summarize
+from ps.experiments.summary import AXIS_WORDS, Summary, by_axis, by_condition, summarize
 from ps.experiments.tables import (
     Table,
     condition_table,
@@ -68,8 +68,7 @@ def write_report(results: Results, folder: Path) -> Path:
 def _groups(summaries: Sequence[Summary], results: Results) -> list[Group]:
     """Of each axis: a group for each of its conditions, then one over all of them where there is a figure of that."""
     found: list[Group] = []
-    for axis in dict.fromkeys(one.axis for one in summaries):
-        alike = [one for one in summaries if one.axis == axis]
+    for axis, alike in by_axis(summaries).items():
         links = ", ".join(sorted({one.links for one in alike}))
         note = f"Time is {AXIS_WORDS[axis]}. Links: {links}."
         conditions = by_condition(alike, results.experiment)
@@ -84,10 +83,7 @@ def _groups(summaries: Sequence[Summary], results: Results) -> list[Group]:
 
 
 def _tables(summaries: Sequence[Summary], groups: Sequence[Group], results: Results) -> list[Table]:
-    found: list[Table | None] = [
-        condition_table([one for one in summaries if one.axis == axis], results)
-        for axis in dict.fromkeys(one.axis for one in summaries)
-    ]
+    found: list[Table | None] = [condition_table(alike, results) for alike in by_axis(summaries).values()]
     found += [summary_table(summaries, results)] if summaries else []
     found += [finding_table(finding) for group in groups for finding in group.findings if len(finding.behind) > 1]
     found += [tuning_table(results)]

@@ -104,6 +104,14 @@ def summarize(results: Results) -> list[Summary]:
     return found
 
 
+def by_axis(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
+    """They are never compared across these."""
+    found: dict[str, list[Summary]] = {}
+    for one in summaries:
+        found.setdefault(one.axis, []).append(one)
+    return found
+
+
 def by_condition(summaries: Sequence[Summary], experiment: Experiment) -> dict[str, list[Summary]]:
     """Arms of one axis under the same conditions: machines, network and stragglers are no choice, so arms are compared
     where these are alike. By what tells the conditions apart; "" where all are alike."""

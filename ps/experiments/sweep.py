@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ from ps.experiments.cells import (
     tuning_cells,
 )
 from ps.experiments.environment import environment
-from ps.experiments.files import Experiment, Tune, in_virtual_time, parse_experiment, read_experiment
+from ps.experiments.files import Best, Experiment, Tune, in_virtual_time, parse_experiment, read_experiment
 from ps.launch.files import read_text
 from ps.launch.supervisor import Exit, Supervisor
 
@@ -228,19 +228,23 @@ def choose(tune: Tune, folder: Path, cells: Sequence[Cell]) -> dict[str, Setting
 
     A run that has failed, or logged no such value, counts as the worst; an arm of which that holds for all is left out.
     """
-    sign = 1.0 if tune.best == "max" else -1.0
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         values = metric_of(cell, folder / "cells" / cell.id, tune.metric)
-        best = max((sign * value for value in values if math.isfinite(value)), default=float("-inf"))
         key = json.dumps(cell.tuned)
-        found.setdefault(cell.arm, {}).setdefault(key, []).append(best)
+        found.setdefault(cell.arm, {}).setdefault(key, []).append(score(values, tune.best))
     chosen: dict[str, Settings] = {}
     for arm, tried in found.items():
         key, scores = max(tried.items(), key=lambda pair: statistics.mean(pair[1]))
         if statistics.mean(scores) > float("-inf"):
             chosen[arm] = json.loads(key)
     return chosen
+
+
+def score(values: Iterable[float], best: Best) -> float:
+    """Of a run that tunes, the larger the better: its best value, negative where less is better; -inf without any."""
+    sign = 1.0 if best == "max" else -1.0
+    return max((sign * value for value in values if math.isfinite(value)), default=float("-inf"))
 
 
 def metric_of(cell: Cell, folder: Path, name: str) -> list[float]:

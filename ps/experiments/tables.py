@@ -17,6 +17,7 @@ from ps.experiments.findings import Finding, target_words
 from ps.experiments.measures import COSTS, network_mb, waited_for
 from ps.experiments.results import Results
 from ps.experiments.summary import Spread, Summary, by_condition, choices, settings_text
+from ps.experiments.sweep import score
 
 Row = tuple[str, ...]
 COST_HEADS = {"seconds": "s to target", "mb": "MB to target", "commits": "updates to target"}
@@ -122,18 +123,17 @@ def tuning_table(results: Results) -> Table | None:
         return None
     for run in results.runs:
         if run.cell.phase == "tune":
-            value_N = np.zeros(0) if run.points is None or run.problem else run.points.of(tune.metric).value
-            finite = value_N[np.isfinite(value_N)].tolist()
-            score = (max(finite) if tune.best == "max" else min(finite)) if finite else math.nan
-            found.setdefault(run.cell.arm, {}).setdefault(settings_text(run.cell.tuned), []).append(score)
+            values = [] if run.points is None or run.problem else run.points.of(tune.metric).value.tolist()
+            key = settings_text(run.cell.tuned)
+            found.setdefault(run.cell.arm, {}).setdefault(key, []).append(score(values, tune.best))
     if not found:
         return None
     columns = [settings_text(settings) for settings in product(tune.grid)]
-    rows = []
+    rows, sign = [], 1 if tune.best == "max" else -1
     for arm, tried in found.items():
         whole = {name: float(np.mean(scores)) for name, scores in tried.items() if len(scores) == len(tune.seeds)}
         choice = settings_text(results.chosen[arm]) if arm in results.chosen else None
-        shown_ = {name: f"{mean:.4g}" for name, mean in whole.items() if math.isfinite(mean)}
+        shown_ = {name: f"{sign * mean:.4g}" for name, mean in whole.items() if math.isfinite(mean)}
         rows.append((arm, *(shown_.get(name, "–") + " *" * (name == choice) for name in columns)))
     note = f"Best {tune.metric} of a run, mean over tuning seeds; * is what the arm has chosen."
     edge = [arm for arm in found if arm in results.chosen and _at_the_edge(results.chosen[arm], tune)]
