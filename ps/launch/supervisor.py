@@ -229,6 +229,8 @@ class Supervisor:
         self._wake_before = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         self._selector.register(self._wake_r, selectors.EVENT_READ, None)
         for number in CATCH:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # under nohup: it outlives its terminal
             self._before[number] = signal.signal(number, lambda number, _: self.signals.append(number))
 
     def _give_back(self) -> None:

@@ -190,6 +190,20 @@ def test_signals_end_a_wait_and_are_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_runs_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        seen = Seen()
+        with Supervisor(seen.show, seen.notes.append, None) as supervisor:
+            code = "import os; os.kill(os.getppid(), 1); os.kill(os.getppid(), 15)"
+            supervisor.start("a", python(code), os.environ)
+            ends(supervisor)
+            assert supervisor.signals == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_log_that_fails_warns_once_and_the_child_goes_on() -> None:
     notes: list[str] = []
     full = LogFile(Path("/dev/full"), notes.append)
