@@ -23,6 +23,11 @@ def model() -> Arrays:
     }
 
 
+def vector(value: float = 0.0, size: int = 3) -> Arrays:
+    """One parameter."""
+    return {"w": np.full(size, value, np.float32)}
+
+
 def nothing(client: ps.Client, grads: Arrays) -> None:
     pass
 
@@ -47,6 +52,16 @@ def steps(clocks: int, each: Callable[[ps.Client, Arrays], None] = nothing) -> C
         return client.pull()
 
     return train
+
+
+def until_stopped(client: ps.Client) -> int:
+    """Trains until somebody stops the job."""
+    client.register({"w": np.zeros(3, np.float32)})
+    while not client.should_stop:
+        client.pull()
+        client.push({"w": np.ones(3, np.float32)})
+        client.tick()
+    return client.clock
 
 
 def cluster(seed: int | None, **options: Any) -> ps.LocalCluster:

@@ -349,3 +349,14 @@ def pushes(slices: Iterable[int], numbers: Iterable[int]) -> str:
 
 def listed(items: Iterable[int]) -> str:
     return ",".join(str(item) for item in items)
+
+
+def values(lines: list[str], worker: int) -> list[str]:
+    """What pulls of this worker were answered: `0 v1, 1 v1`."""
+    start = f"worker:{worker} <- values for pull"
+    return [line.split(": ", 1)[1].split(";")[0] for line in lines if line.startswith(start)]
+
+
+def said(lines: list[str], to: str) -> list[str]:
+    """The messages to one peer."""
+    return [line.removeprefix(f"{to} <- ") for line in lines if line.startswith(f"{to} <- ")]
