@@ -87,12 +87,15 @@ class Later:
     waiting: ClassVar[list[Later]] = []
 
     def __init__(self, seconds: float, do: Callable[..., None], args: tuple[str, ...]) -> None:
-        self.seconds, self.end = seconds, lambda: do(*args)
+        self.seconds, self._do, self._args = seconds, do, args
         self.daemon = False
 
     def start(self) -> None:
         assert self.daemon, "a run that has ended does not wait for it"
         self.waiting.append(self)
+
+    def end(self) -> None:
+        self._do(*self._args)
 
 
 def test_a_host_is_mended_once_the_last_of_its_cuts_is_over(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
