@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ps.experiments.cells import Cell
 from ps.launch.options import Place
 from ps.transport.cards import Host, Layout
 
 
-@contextmanager
-def places(cell: Cell) -> Iterator[Callable[[str], Place]]:
-    """Where each process of the cell is started, by its name ("worker 0"), as long as the table of its links exists."""
-    with TemporaryDirectory(prefix="ps-links-") as folder:
-        path = Path(folder) / "links.json"
-        layout_of(cell).write(path)
+def place_of(cell: Cell, folder: Path) -> Callable[[str], Place]:
+    """Where each process is started, by its name ("worker 0"); the table of the cell's links is in its folder."""
+    path = folder.resolve() / "links.json"
+    layout_of(cell).write(path)
 
-        def place(name: str) -> Place:
-            host = cell.hosts.get(name.replace(" ", ":"))
-            return Place(env={} if host is None else {"PS_LINKS": f"{host}:{path}"})
+    def place(name: str) -> Place:
+        host = cell.hosts.get(name.replace(" ", ":"))
+        return Place(env={} if host is None else {"PS_LINKS": f"{host}:{path}"})
 
-        yield place
+    return place
 
 
 def layout_of(cell: Cell) -> Layout:

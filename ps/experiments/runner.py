@@ -66,8 +66,7 @@ def _run(cell: Cell, folder: Path) -> dict[str, Any]:
         return {**_run_processes(cell, folder, netlab.place_of(cell)), "links": "netlab"}
     if cell.links == Links():
         return {**_run_processes(cell, folder, lambda name: Place()), "links": "none"}
-    with bucket.places(cell) as place:
-        return {**_run_processes(cell, folder, place), "links": "token bucket"}
+    return {**_run_processes(cell, folder, bucket.place_of(cell, folder)), "links": "token bucket"}
 
 
 def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> dict[str, Any]:
