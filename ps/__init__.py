@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ps import data as data
+    from ps import huggingface as huggingface
+    from ps import jax as jax
     from ps import testing as testing
+    from ps import torch as torch
     from ps.errors import ConfigError as ConfigError
     from ps.errors import DeadlineError as DeadlineError
     from ps.errors import Error as Error
@@ -44,6 +47,7 @@ _HOME = {
     "AsyncClient": "ps.worker.aio",
 }
 _MODULES = ("data", "testing")
+_FRAMEWORKS = ("huggingface", "jax", "torch")  # each needs its extra: not part of `from ps import *`
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 
@@ -51,7 +55,7 @@ __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _MODULES:
+    if name in _MODULES or name in _FRAMEWORKS:
         return importlib.import_module(f"ps.{name}")
     raise AttributeError(f"module 'ps' has no attribute {name!r}")
 

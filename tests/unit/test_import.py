@@ -54,6 +54,10 @@ def test_import_brings_only_what_is_listed(brought: set[str]) -> None:
     assert brought <= LIGHT
 
 
+def test_a_framework_is_one_attribute_away() -> None:
+    assert "torch" in modules_after("import ps; ps.torch.DistributedOptimizer")
+
+
 def wheel_of_the_checkout(folder: Path, env: dict[str, str] | None = None) -> zipfile.ZipFile:
     """Built without isolation, so without a network, in `folder`."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
