@@ -17,7 +17,7 @@ from ps.colocated import counted, is_colocated
 from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.experiments.files import Arm, Experiment, Fault, Launch, Links, Setting, World
-from ps.launch.options import rules_of
+from ps.launch.options import look_beside, rules_of
 from ps.plugins import describe
 
 Phase = Literal["tune", "final"]
@@ -298,6 +298,7 @@ def _existing(script: Path) -> tuple[str, str]:
 
 
 def _check(cell: Cell) -> None:
+    look_beside(cell.script)
     config = cell.config
     rules_of(cell.stop_after, cell.stop_when, cell.patience)
     if cell.faults and cell.launch == "ranks":

@@ -102,9 +102,7 @@ class RunOptions:
         if self.max_restarts and "on_worker_loss" not in config:
             config["on_worker_loss"] = "wait"  # else the others would not wait for the one that is restarted
         rules = rules_of(self.stop_after, self.stop_when, self.patience)
-        folder = str(Path(self.script).resolve().parent)
-        if folder not in sys.path:  # plug-ins of one's own, `package.module:Class`, stand beside the script
-            sys.path.append(folder)
+        look_beside(self.script)
         return checked_config(config), rules
 
 
@@ -158,6 +156,13 @@ def check_script(what: str, path: str) -> None:
         raise ConfigError(f"{what}: expected a Python file, got the folder {path!r}")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"{what}: expected a Python file, got {path!r}, which may not be read")
+
+
+def look_beside(script: str) -> None:
+    """The script's folder is where plug-ins of one's own, `package.module:Class`, are looked for, too."""
+    folder = str(Path(script).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def ignored_variables(environ: Mapping[str, str]) -> list[str]:

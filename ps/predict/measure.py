@@ -23,10 +23,10 @@ from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.errors import ConfigError
 from ps.keyspace import Keyspace, Parameter, Slice
-from ps.launch.options import RunOptions, check_script
+from ps.launch.options import RunOptions, check_script, look_beside
 from ps.launch.run import run_cluster
 from ps.metrics import Snapshot, Span, series
-from ps.predict.profile import QUANTILES, Check, Codec, Cost, Costs, Measured, Tensor
+from ps.predict.profile import Check, Codec, Cost, Costs, Measured, Tensor
 from ps.sim.network import Network
 from ps.sim.scale import Profile, simulate
 
@@ -134,6 +134,7 @@ def measure(
     Raises: ConfigError naming what is wrong, or when a run fails or ends too early.
     """
     check_script("SCRIPT", script)
+    look_beside(script)
     config = RunConfig.check({**options, "consistency": "bsp"})
     one = observe(script, args, options, 1)
     bare = observe_bare() if bare is None else bare
@@ -143,12 +144,11 @@ def measure(
         two = observe(script, args, options, 2)
         predicted_s = one.predicted_s(costs.on(Network()), median(two.steps.compute_S), workers=2)
         check = Check(measured_s=median(two.steps.step_S), predicted_s=predicted_s)
-    quantiles = np.quantile(one.steps.compute_S, np.linspace(0, 1, QUANTILES + 1)).tolist()
     return Measured(
         script=" ".join([script, *args]),
         codec=Codec.of(config),
         parameters=[Tensor(name=each.name, shape=list(each.shape), dtype=each.dtype) for each in one.parameters],
-        compute_s=quantiles,
+        compute_s=sorted(one.steps.compute_S),
         push_share=one.push_share,
         pull_share=one.pull_share,
         costs=costs,
@@ -221,12 +221,21 @@ def observe(script: str, args: Sequence[str], options: Mapping[str, Any], worker
         raise ConfigError(f"{script}: expected {WARM_UP + STEPS_MIN} steps or more to measure, got {len(steps)}")
     parameters = made[0].parameters()
     sample = Sample(parameters, Steps(*zip(*steps, strict=True)), [])
+    push_share, pull_share = shares_of(script, snapshots, sample.nbytes)
     server_s = list(server_seconds(server, len(sample.slices)))
     if not server_s:
         raise ConfigError(f"{script}: expected a run of {RUN_S:g} s to measure, got a shorter one; give it more to do")
-    shares = [sum(one.total(f"{way}_bytes") for one in snapshots) / sample.nbytes for way in ("push", "pull")]
+    return Sample(parameters, sample.steps, server_s, push_share, pull_share)
+
+
+def shares_of(script: str, snapshots: Sequence[Snapshot], nbytes: int) -> tuple[float, float]:
+    """Of so many bytes of values those that workers pushed and pulled per step. Raises: ConfigError when none did."""
+    push_bytes, pull_bytes = (sum(one.total(f"{way}_bytes") for one in snapshots) for way in ("push", "pull"))
+    for way, total in (("push", push_bytes), ("pull", pull_bytes)):
+        if not total:
+            raise ConfigError(f"{script}: expected steps that push and pull, got none that {way}")
     clocks = sum(one.histograms[series("compute")].n for one in snapshots)
-    return Sample(parameters, sample.steps, server_s, shares[0] / clocks, shares[1] / clocks)
+    return push_bytes / nbytes / clocks, pull_bytes / nbytes / clocks
 
 
 def steps_of(spans: Sequence[Span]) -> Iterator[tuple[float, float, float]]:

@@ -21,8 +21,7 @@ from ps.sim.network import Network
 from ps.sim.scale import Profile
 from ps.stragglers import slowdowns
 
-VERSION = 1
-QUANTILES = 20  # steps between the fastest and the slowest step of a profile
+VERSION = 2
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -112,13 +111,14 @@ class Codec(Part):
 
 
 class Measured(Part):
-    """A profile. compute_s: seconds of a step's compute from the fastest to the slowest, at equal shares of steps.
+    """A profile. compute_s: seconds that each measured step computed, the fastest first: one that was slow is as rare
+    in what is predicted as it was.
 
     push_share, pull_share: of the bytes of the values those that travel. check: None
     where it was not measured.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     script: str
     codec: Codec
     parameters: Annotated[list[Tensor], Field(min_length=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,13 @@ def test_arms_that_differ_in_conditions_alone_are_tuned_once(tmp_path: Path) -> 
         cells(tmp_path, text.replace("at = {rate_mbit = 100}", "at = {rate_mbit = 50}"))
     same = read_experiment(write(tmp_path, text.replace("at = {rate_mbit = 100}", "at = {rate_mbit = 100.0}")))
     assert tuned_by(same) == tuned_by(experiment)
+
+
+def test_plug_ins_beside_the_script_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "swept_plug.py").write_text("from ps.optim.sgd import Sgd as Mine\n")
+    found = cells(tmp_path, HEAD + RUN.replace("sgd:", "swept_plug:Mine:") + GRID + REPORT)
+    assert {cell.config.optimizer for cell in found} == {"swept_plug:Mine:lr=0.5"}
 
 
 def test_arms_are_chosen_by_a_pattern_of_their_names(tmp_path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from random import Random
+from statistics import fmean
 
 import pytest
 
+from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.keyspace import Parameter
 from ps.metrics import Metrics, Snapshot, Span
-from ps.predict.measure import Sample, Steps, fitted, server_seconds, steps_of
+from ps.predict.measure import Sample, Steps, fitted, measure, server_seconds, shares_of, steps_of
 from ps.predict.profile import Check, Measured, read_profile, write_profile
+from ps.predict.recommend import slowest_s
 from ps.sim.network import Network
 from tests.unit.predict.profiles import profile
 
@@ -35,6 +41,13 @@ def sample(shape: tuple[int, ...], compute_s: float) -> Sample:
     return Sample(plain.parameters, steps, [server_s] * 3, SHARE, SHARE)
 
 
+def measured(script: Path, run: Sample, monkeypatch: pytest.MonkeyPatch, **options: str) -> Measured:
+    """The profile of a script whose run was this one."""
+    script.write_text("")
+    monkeypatch.setattr("ps.predict.measure.observe", lambda *_: run)
+    return measure(str(script), (), options, bare=sample((1,), 0.0), with_check=False)
+
+
 def test_costs_are_found_again() -> None:
     found = fitted(sample((1,), 0.0), sample((1000, 400), 0.05)).on(Network())
     # Of nothing, too, the bytes cost something: four of them.
@@ -43,6 +56,40 @@ def test_costs_are_found_again() -> None:
     assert found.encode_s_per_byte == pytest.approx(MADE.encode_s_per_byte, rel=1e-6)
     assert found.apply_s_per_byte == pytest.approx(MADE.apply_s_per_byte, rel=1e-3)
     assert found.decode_s_per_byte == pytest.approx(MADE.decode_s_per_byte, rel=1e-3)
+
+
+def test_one_slow_step_of_many_is_as_rare_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 steps of 10 ms and one of 200 ms."""
+    run, compute_S = sample((1000, 400), 0.01), [0.01] * 200 + [0.2] + [0.01] * 200
+    rest_s, encode_s = run.steps.rest_S[0], run.steps.encode_S[0]
+    steps = Steps([one + encode_s + rest_s for one in compute_S], compute_S, [encode_s] * len(compute_S))
+    found = measured(tmp_path / "train.py", replace(run, steps=steps), monkeypatch)
+    assert found.mean_compute_s == pytest.approx((400 * 0.01 + 0.2) / 401)
+    slow = 1 - (400 / 401) ** 8  # of 8 workers one or more
+    assert slowest_s(found, 8) == pytest.approx(0.01 + 0.19 * slow)
+    made, dice = found.steps(RunConfig()), Random(1)
+    assert fmean(made.compute_s(0, dice) for _ in range(20_000)) == pytest.approx(found.mean_compute_s, rel=0.03)
+
+
+def test_plug_ins_beside_the_script_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "measured_plug.py").write_text("from ps.optim.sgd import Sgd as Mine\n")
+    measured(tmp_path / "train.py", sample((1000, 400), 0.01), monkeypatch, optimizer="measured_plug:Mine:lr=0.1")
+
+
+def test_steps_that_only_pull_or_push_are_named() -> None:
+    def told(**nbytes: int) -> Snapshot:
+        metrics = Metrics()
+        for name, count in nbytes.items():
+            metrics.count(name, count, direction="sent")
+        for _ in range(4):
+            metrics.observe("compute", 0.01)
+        return metrics.snapshot()
+
+    assert shares_of("train.py", [told(push_bytes=100, pull_bytes=200)] * 2, 100) == (0.25, 0.5)
+    for missing, nbytes in (("push", told(pull_bytes=8)), ("pull", told(push_bytes=8)), ("push", told())):
+        with pytest.raises(ConfigError, match=f"^train.py: expected steps .*, got none that {missing}$"):
+            shares_of("train.py", [nbytes], 8)
 
 
 def test_a_step_is_compute_encoding_and_the_rest() -> None:
@@ -87,9 +134,9 @@ def test_a_file_gives_the_profile_back(tmp_path: Path) -> None:
     [
         ("{", "expected JSON made by psctl profile, got none"),
         ("[]", "expected a profile made by psctl profile, got JSON that is no object"),
-        ("{}", "version: expected 1, got None; make it again"),
-        ('{"version": 2}', "version: expected 1, got 2; make it again"),
-        ('{"version": 1, "script": "a"}', "codec: "),
+        ("{}", "version: expected 2, got None; make it again"),
+        ('{"version": 1}', "version: expected 2, got 1; make it again"),
+        ('{"version": 2, "script": "a"}', "codec: "),
         ("\xff", "expected JSON made by psctl profile, got none"),
         (None, "expected a profile made by psctl profile, got No such file"),
     ],
