@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -99,7 +100,11 @@ class Header:
                 f"{path}: expected a recording of version {VERSION}, got version {said['recording']}; replay it with "
                 f"the release that made it"
             )
-        return cls(said["shard"], said["job"], RunConfig.check(said["config"]))
+        try:
+            config = RunConfig.check(said["config"])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return cls(said["shard"], said["job"], config)
 
 
 def file_of(folder: Path, shard: int) -> Path:
@@ -153,8 +158,10 @@ def unpacked(header: bytes, body: UInt8) -> tuple[Entry, float, list[Frame]]:
     except Exception as error:  # msgpack raises many kinds, all meaning the same here
         raise FrameError(f"expected the header of an entry, got {type(error).__name__}") from None
     claimed = sum(data + max(shared, 0) for _, data, shared in rows)
-    if type(seconds) is not float or not math.isfinite(seconds) or any(data < 0 for _, data, _ in rows):
-        raise FrameError("expected seconds and sizes of buffers, got others")
+    if type(seconds) is not float or not math.isfinite(seconds):
+        raise FrameError(f"expected finite seconds, got {reprlib.repr(seconds)}")
+    if (least := min((data for _, data, _ in rows), default=0)) < 0:
+        raise FrameError(f"expected sizes of buffers >= 0, got {least}")
     if claimed != body.nbytes:
         raise FrameError(f"expected {claimed} bytes of buffers, got {body.nbytes}")
     frames, at = [], 0
