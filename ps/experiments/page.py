@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ps.errors import ConfigError
-from ps.experiments.drawing import overviews, pictures
+from ps.experiments.drawing import is_named, overviews, pictures
 from ps.experiments.findings import Finding, caution, counted, findings
 from ps.experiments.packages import need
 from ps.experiments.results import Results
@@ -51,7 +51,8 @@ def write_report(results: Results, folder: Path) -> Path:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         for old in (folder / "figures").glob("*.pdf"):
-            old.unlink()
+            if is_named(old.stem):  # of an earlier report, which may have had more
+                old.unlink()
         for group in groups:
             for drawn in group.pictures:
                 drawn.save(folder / "figures")

@@ -430,18 +430,19 @@ def test_epochs_have_a_time_where_they_are_logged(tmp_path: Path) -> None:
     assert float(rows_of(folder / "summary.csv")[0]["epoch_s_median"]) == pytest.approx(2.5)
 
 
-def test_out_names_another_folder_and_figures_of_before_go(tmp_path: Path) -> None:
+def test_out_names_another_folder_where_figures_of_a_report_before_go_and_no_others(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)
-    (out / "figures" / "old.pdf").write_bytes(b"")
+    mine = ["fig1.pdf", "time-plan.pdf", "curves-virtual-final.pdf"]
+    for name in (*mine, "map-wall.pdf", "curves-emulated-2-part3.pdf", "speedup-virtual.pdf"):
+        (out / "figures" / name).write_bytes(b"")
     beside = report(tmp_path, TOML.replace("[1, 2, 3]", "[1]"), trained, "--out", str(out))
     assert not beside.exists()
     assert sorted(path.name for path in out.iterdir()) == [
         "figures", "report.html", "report.md", "summary.csv", "summary.tex",
     ]  # fmt: skip
-    assert sorted(path.name for path in (out / "figures").iterdir()) == [
-        "curves-virtual.pdf", "staleness-virtual.pdf", "time-virtual.pdf",
-    ]  # fmt: skip
+    ours = ["curves-virtual.pdf", "staleness-virtual.pdf", "time-virtual.pdf"]
+    assert sorted(path.name for path in (out / "figures").iterdir()) == sorted(ours + mine)
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
