@@ -31,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ps.experiments.runner", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--inside", action="store_true", help="the network is made already, this is a host of it")
+    parser.add_argument("--slot", type=int, default=0, help="no other cell of the sweep that runs now has this one")
     given = parser.parse_args()
     folder: Path = given.folder
     try:
@@ -40,7 +41,9 @@ def main() -> int:
                 "script: expected the file as the sweep found it, got an edited one; start the sweep again"
             )
         if cell.world == "netlab" and not given.inside:
-            return netlab.inside(cell, [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)])
+            network = netlab.name_of(folder.parent.parent, given.slot)
+            command = [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)]
+            return netlab.inside(cell, network, command)
         outcome = _run(cell, folder)
         finish(cell, folder, outcome)
     except (Error, OSError) as error:

@@ -38,7 +38,7 @@ from ps.launch.supervisor import Exit, Supervisor
 FOLDER = "ps-sweeps"
 CHOSEN = "chosen.json"  # what tuning has found: arm -> settings
 TICK_S = 0.2  # between looks at the clock
-GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell
+GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell, beside what its hosts take to be removed
 
 
 class View(Protocol):
@@ -54,6 +54,7 @@ class Running:
     """A cell that runs."""
 
     cell: Cell
+    slot: int  # of `jobs`
     began: float
     is_late: bool = False
 
@@ -169,11 +170,13 @@ class Sweep:
                 waiting.append(cell)
         self._done += len(cells) - len(waiting)
         running: dict[str, Running] = {}
-        with Supervisor(lambda name, line: None, self.view.say, self.folder / "cells", GRACE_S) as supervisor:
+        grace_s = GRACE_S + (netlab.COMMAND_S if any(cell.world == "netlab" for cell in cells) else 0.0)
+        with Supervisor(lambda name, line: None, self.view.say, self.folder / "cells", grace_s) as supervisor:
             while running or (waiting and not self.stopped):
                 while waiting and len(running) < self.jobs and not self.stopped:
                     cell = waiting.popleft()
-                    running[self.start(cell, supervisor)] = Running(cell, time.monotonic())
+                    slot = min({*range(self.jobs)} - {item.slot for item in running.values()})
+                    running[self.start(cell, slot, supervisor)] = Running(cell, slot, time.monotonic())
                 for exit in supervisor.wait(TICK_S):
                     self.take(running.pop(exit.name), exit)
                 self.look_at_time(running, supervisor)
@@ -187,7 +190,7 @@ class Sweep:
         """Of its results."""
         return self.folder / "cells" / cell.id
 
-    def start(self, cell: Cell, supervisor: Supervisor) -> str:
+    def start(self, cell: Cell, slot: int, supervisor: Supervisor) -> str:
         """Begins a cell in a process of its own, and gives its name; what an earlier try has left goes."""
         folder = self.folder_of(cell)
         if folder.exists():
@@ -197,7 +200,7 @@ class Sweep:
         # one thread, however many cells run at a time: sums are then made in one order, and cells end in the same bytes
         threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" else {}
         name = f"{cell.id}/output"  # its log is output.log in its folder
-        argv = [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())]
+        argv = [sys.executable, "-m", "ps.experiments.runner", "--slot", str(slot), str(folder.resolve())]
         supervisor.start(name, argv, {**os.environ, **threads, "PYTHONUNBUFFERED": "1"})
         return name
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ps.errors import ConfigError
-from ps.experiments import netlab, runner
+from ps.experiments import netlab, runner, sweep
 from ps.experiments.cells import Cell, final_cells, tuning_cells
 from ps.experiments.files import parse_experiment
 from ps.experiments.results import read_results
@@ -152,6 +152,22 @@ def test_tuning_needs_what_its_own_world_needs(tmp_path: Path, monkeypatch: pyte
         sweep_of(tmp_path, TOML.replace("[tune]", '[tune]\nworld = "netlab"'))
     experiment = parse_experiment(tmp_path / "e.toml", TOML.replace("[tune]", '[tune]\nworld = "processes"'))
     assert jobs_for(experiment, None) == 1
+
+
+@pytest.mark.parametrize(("world", "least_s"), [("virtual", 0.0), ("netlab", netlab.COMMAND_S)])
+def test_hosts_can_be_removed_before_a_cell_that_is_to_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str, least_s: float
+) -> None:
+    graces = []
+
+    def supervisor(show: object, warn: object, logs: Path, grace_s: float) -> None:
+        graces.append(grace_s)
+        raise OSError("that is all")
+
+    monkeypatch.setattr(netlab, "missing", lambda: None)
+    monkeypatch.setattr(sweep, "Supervisor", supervisor)
+    assert not sweep_of(tmp_path, PLAIN.replace("[run]", f'world = "{world}"\n[run]')).run()
+    assert [grace_s > least_s for grace_s in graces] == [True]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, cell: Cell) -> int:
