@@ -153,7 +153,7 @@ def untuned_cells(experiment: Experiment, folder: Path) -> list[Cell]:
 
 def worlds(experiment: Experiment) -> set[World]:
     """Where its cells run, those of tuning too."""
-    found = {experiment.world}
+    found: set[World] = {experiment.world}
     if (tune := experiment.tune) is not None:
         found |= {_world_to_tune_in(tune.world or experiment.world, arm) for arm, _ in arms(experiment).values()}
     return found

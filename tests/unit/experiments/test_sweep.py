@@ -158,7 +158,7 @@ def test_tuning_needs_what_its_own_world_needs(tmp_path: Path, monkeypatch: pyte
 def test_hosts_can_be_removed_before_a_cell_that_is_to_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str, least_s: float
 ) -> None:
-    graces = []
+    graces: list[float] = []
 
     def supervisor(show: object, warn: object, logs: Path, grace_s: float) -> None:
         graces.append(grace_s)
