@@ -151,6 +151,14 @@ def untuned_cells(experiment: Experiment, folder: Path) -> list[Cell]:
     return final_cells(experiment, folder, dict.fromkeys(arms(experiment), first))
 
 
+def worlds(experiment: Experiment) -> set[World]:
+    """Where its cells run, those of tuning too."""
+    found: set[World] = {experiment.world}
+    if (tune := experiment.tune) is not None:
+        found |= {_world_to_tune_in(tune.world or experiment.world, arm) for arm, _ in arms(experiment).values()}
+    return found
+
+
 def product(grid: Mapping[str, list[Setting]]) -> Iterator[Settings]:
     """Every choice of one value each; one empty choice of nothing."""
     return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
@@ -294,7 +302,12 @@ def _existing(script: Path) -> tuple[str, str]:
     """Its absolute path, and a digest of what is in it: an edited script makes new cells."""
     if not script.is_file():
         raise ConfigError(f"script: expected a Python file, got {str(script)!r}, which is none")
-    return str(script.resolve()), hashlib.sha256(script.read_bytes()).hexdigest()
+    return str(script.resolve()), digest_of(script)
+
+
+def digest_of(script: Path) -> str:
+    """Of what is in it."""
+    return hashlib.sha256(script.read_bytes()).hexdigest()
 
 
 def _check(cell: Cell) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ps.experiments.cells import Settings, arms, spelled
 from ps.experiments.files import Best
 from ps.experiments.findings import target_words
 from ps.experiments.measures import COSTS, Spent, curve, spent, staleness
-from ps.experiments.results import Results
+from ps.experiments.results import AXES, Results
 from ps.experiments.statistics import Curve, band
 from ps.experiments.style import WIDTH_IN, Picture, line_style, picture, styled
 from ps.experiments.summary import Spread, Summary
@@ -31,19 +32,38 @@ PARTS = (  # of a step: name, label, grey or colour, hatch
 )
 
 
+Kind = Literal["curves", "staleness", "time", "speedup", "map"]
+_NAMED = re.compile(rf"({'|'.join(get_args(Kind))})-({'|'.join(AXES)})(-\d+)?(-part\d+)?")
+
+
+def named(kind: Kind, tag: str) -> str:
+    """The name of a figure. tag: its axis, and what tells it from others of this axis."""
+    name = f"{kind}-{tag}"
+    assert is_named(name), name
+    return name
+
+
+def is_named(name: str) -> bool:
+    """Whether `named` may have given it."""
+    return _NAMED.fullmatch(name) is not None
+
+
 def pictures(group: Sequence[Summary], results: Results, tag: str) -> list[Picture]:
     """Figures of arms of one axis that are compared with each other. tag: of this group, in the names of files."""
     found: list[Picture | None] = []
     size = math.ceil(len(group) / math.ceil(len(group) / LINES_MAX))  # figures of about as many lines each
     for part, first in enumerate(range(0, len(group), size)):
         some, end = group[first : first + size], f"-part{part + 1}" if len(group) > size else ""
-        found += [curves(some, results, f"curves-{tag}{end}"), stalenesses(some, results, f"staleness-{tag}{end}")]
-    return [one for one in (*found, times(group, f"time-{tag}")) if one is not None]
+        found += [
+            curves(some, results, named("curves", tag + end)),
+            stalenesses(some, results, named("staleness", tag + end)),
+        ]
+    return [one for one in (*found, times(group, named("time", tag))) if one is not None]
 
 
 def overviews(group: Sequence[Summary], results: Results) -> list[Picture]:
     """Figures over all arms of one axis."""
-    speed = speedup(group, results, f"speedup-{group[0].axis}")
+    speed = speedup(group, results, named("speedup", group[0].axis))
     return [*([] if speed is None else [speed]), *maps(group, results)]
 
 
@@ -240,7 +260,8 @@ def _map(
     value_RC = np.full((len(rows), len(columns)), np.nan)
     for settings, value in cells:
         value_RC[rows.index(settings[varied[0]]), columns.index(settings[varied[1]])] = value
-    name, metric = f"map-{group[0].axis}" + (f"-{place + 1}" if place else ""), results.experiment.report.metric
+    name = named("map", group[0].axis + (f"-{place + 1}" if place else ""))
+    metric = results.experiment.report.metric
     with styled(name):
         figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.1 + 0.4 * len(rows)), layout="constrained")
         panel = figure.subplots()

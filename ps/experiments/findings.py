@@ -62,13 +62,19 @@ def _of_cost(group: Sequence[Summary], cost: str, measure: str) -> Finding:
     mean = math.exp(float(np.mean([*values[verdict.leader].values()])))
     leader, short = verdict.leader, [one for one in group if one.reached < len(one.runs)]
     took = f"{mean:.4g} {unit} (geometric mean)"
-    head = (
-        f"{measure}: {leader} reached it in most runs, {took}." if short else f"{measure}: fewest for {leader}, {took}."
-    )
+    head = f"{measure}: {_how_often(leader, group)}, {took}." if short else f"{measure}: fewest for {leader}, {took}."
     found = _finding(measure, head, verdict, _times)
     counts = ", ".join(f"{one.arm} in {one.reached} of {len(one.runs)} runs" for one in short)
     tail = f" Reached by {counts}; figures are of those." if short else ""
     return Finding(measure, found.sentence + tail, found.leader, found.behind)
+
+
+def _how_often(leader: str, group: Sequence[Summary]) -> str:
+    reached = {one.arm: (one.reached, len(one.runs)) for one in group}
+    own, runs = reached.pop(leader)
+    most = max((count for count, _ in reached.values()), default=own + 1)
+    beside = ", more than any other" if reached and own > most else ", as many as any other" if own == most else ""
+    return f"{leader} reached it in {own} of {counted(runs, 'run')}{beside}"
 
 
 def _finding(measure: str, head: str, verdict: Verdict, words: Words) -> Finding:
@@ -111,18 +117,24 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def caution(group: Sequence[Summary]) -> str:
-    """How the arms were compared, and how far so many seeds carry."""
-    n = min((len(one.runs) for one in group), default=0)
-    pairs = f"Arms are compared seed by seed ({counted(n, 'run')} or more of each)"
+def caution(found: Sequence[Finding]) -> str:
+    """How the arms were compared, and how far so many pairs of seeds carry; nothing where none were."""
+    pairs = [n for finding in found for _, _, n in finding.behind if n]
+    if not pairs:
+        return ""
+    least, most = min(pairs), max(pairs)
+    count = counted(most, "pair") if least == most else f"{least} to {most} pairs"
+    head = f"Arms are compared seed by seed ({count})"
+    if most == 1:
+        return f"{head}. From one seed nothing can be concluded: 3 are the least, 6 are better."
+    drawn = "by the bootstrap of the studentised mean difference, which supposes no distribution"
+    text = "by Student's t of the paired differences, which supposes that they are normally distributed"
+    few = " Without that, no test reaches 95 % with fewer than 6 pairs: take small leads with care."
+    how = drawn if least >= BOOTSTRAP_LEAST else text
+    if least < BOOTSTRAP_LEAST <= most:
+        how = f"{drawn}; below {BOOTSTRAP_LEAST} pairs {text}"
     each = "Each interval stands for one comparison; an arm has won when all of its comparisons hold."
-    if n <= 1:
-        return f"{pairs}. From one seed nothing can be concluded: 3 are the least, 6 are better."
-    if n < BOOTSTRAP_LEAST:
-        few = " Without that, no test reaches 95 % with fewer than 6 pairs: take small leads with care."
-        text = "by Student's t of the paired differences, which supposes that they are normally distributed."
-        return f"{pairs}, {text}{few if n < SIGNS_LEAST else ''} {each}"
-    return f"{pairs}, by the bootstrap of the studentised mean difference, which supposes no distribution. {each}"
+    return f"{head}, {how}.{few if least < SIGNS_LEAST else ''} {each}"
 
 
 def _difference(lead: Interval) -> str:

@@ -5,6 +5,7 @@ The cell's hosts are h1, h2, ...; one more, after the last, is the controller's,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Timer
 
 from ps.errors import ConfigError
@@ -34,14 +36,19 @@ def missing() -> str | None:
     return None
 
 
-def inside(cell: Cell, command: Sequence[str]) -> int:
+def name_of(sweep: Path, slot: int) -> str:
+    """The network of a sweep's cells, one at a time in each slot: a cell finds what the last one may have left."""
+    return f"ps{hashlib.sha256(str(sweep.resolve()).encode()).hexdigest()[:8]}s{slot}"
+
+
+def inside(cell: Cell, network: str, command: Sequence[str]) -> int:
     """Makes the hosts, runs the command on the controller's, removes them again; the command's exit code.
 
-    Raises: ConfigError when hosts cannot be made.
+    network: its name. Raises: ConfigError when hosts cannot be made.
     """
     hosts = sorted(set(cell.hosts.values()), key=_number)
-    os.environ["NETLAB"] = f"ps{cell.id[:8]}"
-    _down()  # what a try that was killed has left
+    os.environ["NETLAB"] = network
+    _down()  # what a cell that was killed has left
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         delay = ["--rtt", f"{2 * cell.links.delay_ms:g}"] if cell.links.delay_ms else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ps.errors import ConfigError
-from ps.experiments.drawing import overviews, pictures
+from ps.experiments.drawing import is_named, overviews, pictures
 from ps.experiments.findings import Finding, caution, counted, findings
 from ps.experiments.packages import need
 from ps.experiments.results import Results
@@ -51,7 +51,8 @@ def write_report(results: Results, folder: Path) -> Path:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         for old in (folder / "figures").glob("*.pdf"):
-            old.unlink()
+            if is_named(old.stem):  # of an earlier report, which may have had more
+                old.unlink()
         for group in groups:
             for drawn in group.pictures:
                 drawn.save(folder / "figures")
@@ -76,7 +77,7 @@ def _groups(summaries: Sequence[Summary], results: Results) -> list[Group]:
             tag = axis if len(conditions) == 1 else f"{axis}-{place}"
             title = f"What came out ({axis} time{f', {condition}' if condition else ''})"
             said = findings(group, results.experiment.report, condition)
-            found.append(Group(title, note, said, caution(group), pictures(group, results, tag)))
+            found.append(Group(title, note, said, caution(said), pictures(group, results, tag)))
         if drawn := overviews(alike, results):
             found.append(Group(f"Over all arms ({axis} time)", note, [], "", drawn))
     return found
@@ -109,7 +110,8 @@ def warnings(results: Results) -> list[str]:
         found.append(f"{counted(len(results.failures), 'cell')} failed: listed below, and counted in nothing else.")
     if results.foreign:
         found.append(f"{counted(results.foreign, 'cell')} that experiment.toml does not have (any more): left out.")
-    return found
+    mixed = "Runs of different versions of {} stand side by side: run the sweep to its end."
+    return found + [mixed.format(script) for script in results.edited]
 
 
 def _rendered(name: str, results: Results, groups: Sequence[Group], tables: Sequence[Table]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,6 +90,20 @@ def write_points(table: pyarrow.Table, environment: Mapping[str, Any], path: Pat
     import pyarrow.parquet as pq
 
     pq.write_table(table.replace_schema_metadata({"environment": json.dumps(environment)}), path)
+
+
+@contextmanager
+def wholly_read(path: Path) -> Iterator[None]:
+    """Around the reading of a file of points. Raises: ConfigError naming it, in one line, when it is damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: expected a Parquet file of a sweep, got one that fails with: {said}") from None
 
 
 def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str, began: float) -> np.ndarray[Any, Any]:

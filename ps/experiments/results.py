@@ -17,9 +17,9 @@ from ps.errors import ConfigError, FrameError
 from ps.experiments.cells import Cell, Settings, arms, count_cells, is_of
 from ps.experiments.files import Experiment, read_experiment
 from ps.experiments.packages import need
-from ps.experiments.points import Axis
+from ps.experiments.points import Axis, wholly_read
 from ps.experiments.statistics import Floats
-from ps.experiments.sweep import CHOSEN, has_ended_well
+from ps.experiments.sweep import CHOSEN, has_ended_well, read_object
 from ps.metrics import Snapshot
 from ps.plugins import describe
 
@@ -118,6 +118,16 @@ class Results:
         return [run for run in self.runs if run.cell.arm == arm and run.cell.phase == "final"]
 
     @property
+    def edited(self) -> list[str]:
+        """The scripts of which runs had different versions."""
+        known = arms(self.experiment)
+        versions: dict[str, set[str]] = {}
+        for run in self.runs:
+            script = known[run.cell.arm][0].script or self.experiment.script
+            versions.setdefault(script, set()).add(run.cell.script_sha256)
+        return [script for script, found in versions.items() if len(found) > 1]
+
+    @property
     def failures(self) -> list[Run]:
         """In both phases."""
         return [run for run in self.runs if run.problem is not None]
@@ -129,7 +139,7 @@ def read_results(folder: Path) -> Results:
     if not (folder / "experiment.toml").is_file():
         raise ConfigError(f"expected the folder of a sweep, with experiment.toml in it, got {str(folder)!r}")
     experiment = read_experiment(folder / "experiment.toml")
-    environment = _json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+    environment = read_object(folder / "environment.json") if (folder / "environment.json").is_file() else {}
     found = [read_cell(path.parent) for path in sorted((folder / "cells").glob("*/cell.json"))]
     cells = _newest([cell for cell in found if is_of(cell, experiment)], folder)
     order = {name: place for place, name in enumerate(arms(experiment))}
@@ -141,14 +151,14 @@ def read_results(folder: Path) -> Results:
             runs.append(Run(cell, _checked(Outcome, at / "outcome.json"), _points(at / "points.parquet")))
         else:
             begun.append((cell, _last_line(at / "output.log")))
-    chosen = _json(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
+    chosen = read_object(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
     runs, left = _of_the_choice(runs, experiment, chosen)
     missing = max(0, count_cells(experiment) - len(runs))
     return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left, chosen)
 
 
 def _newest(cells: list[Cell], folder: Path) -> list[Cell]:
-    """Of cells that differ in what their script held only, the last that was begun."""
+    """Of cells that differ in what their script held only, the last that a sweep has begun or found done."""
     found: dict[tuple[str, str, int, str], Cell] = {}
     for cell in sorted(cells, key=lambda cell: (folder / "cells" / cell.id / "cell.json").stat().st_mtime_ns):
         found[cell.arm, cell.phase, cell.seed, json.dumps(cell.tuned, sort_keys=True)] = cell
@@ -180,30 +190,19 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: expected a JSON object, got a file that fails with: {error}") from None
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got {type(plain).__name__}")
-    return plain
-
-
 def _checked(kind: type[T], path: Path) -> T:
     try:
-        return kind.model_validate(_json(path))
+        return kind.model_validate(read_object(path))
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe(error)}") from None
 
 
 def _points(path: Path) -> Points | None:
-    import pyarrow as pa
     from pyarrow import parquet
 
     if not path.is_file():
         return None
-    try:
+    with wholly_read(path):
         table = parquet.read_table(path)
         absent = [name for name in (*NUMBERS, *COUNTS, *TEXTS) if name not in table.column_names]
         if absent:
@@ -212,11 +211,6 @@ def _points(path: Path) -> Points | None:
         columns |= {name: table[name].to_numpy().astype(np.int64) for name in COUNTS}
         columns["metric"] = table["metric"].to_numpy().astype(np.str_)
         axes = sorted(set(table["axis"].unique().to_pylist()))
-    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        said = str(error).partition("\n")[0]
-        raise ConfigError(f"{path}: expected a Parquet file of a sweep, got one that fails with: {said}") from None
     if not axes:
         return None
     if len(axes) > 1 or axes[0] not in AXES:

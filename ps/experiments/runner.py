@@ -16,7 +16,7 @@ from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.errors import ConfigError, Error
 from ps.experiments import bucket, netlab, ranks
-from ps.experiments.cells import Cell
+from ps.experiments.cells import Cell, digest_of
 from ps.experiments.files import Fault, Links
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
 from ps.experiments.sweep import write_whole
@@ -31,12 +31,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ps.experiments.runner", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--inside", action="store_true", help="the network is made already, this is a host of it")
+    parser.add_argument("--slot", type=int, default=0, help="no other cell of the sweep that runs now has this one")
     given = parser.parse_args()
     folder: Path = given.folder
     try:
         cell = Cell.model_validate_json((folder / "cell.json").read_text())
+        if digest_of(Path(cell.script)) != cell.script_sha256:
+            raise ConfigError(
+                "script: expected the file as the sweep found it, got an edited one; start the sweep again"
+            )
         if cell.world == "netlab" and not given.inside:
-            return netlab.inside(cell, [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)])
+            network = netlab.name_of(folder.parent.parent, given.slot)
+            command = [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)]
+            return netlab.inside(cell, network, command)
         outcome = _run(cell, folder)
         finish(cell, folder, outcome)
     except (Error, OSError) as error:
@@ -61,12 +68,26 @@ def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
 
 def _run(cell: Cell, folder: Path) -> dict[str, Any]:
     if cell.world == "virtual":
-        return {**run_virtual(cell, folder), "links": "virtual"}
+        outcome = run_virtual(cell, folder)
+        end_of(folder / "run.jsonl")
+        return {**outcome, "links": "virtual"}
     if cell.world == "netlab":
         return {**_run_processes(cell, folder, netlab.place_of(cell)), "links": "netlab"}
     if cell.links == Links():
         return {**_run_processes(cell, folder, lambda name: Place()), "links": "none"}
     return {**_run_processes(cell, folder, bucket.place_of(cell, folder)), "links": "token bucket"}
+
+
+def end_of(path: Path) -> dict[str, Any]:
+    """What a run.jsonl tells at last: how the run ended. Raises: ConfigError where it was cut off."""
+    *_, last = path.read_bytes().splitlines() or [b""]
+    try:
+        row = json.loads(last)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or row.get("event") != "end":
+        raise ConfigError(f"{path}: expected the run's end in its last line, got none; make room, and start it again")
+    return row
 
 
 def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> dict[str, Any]:
@@ -96,9 +117,9 @@ def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> d
     for log in (folder / "logs").glob("*/*"):
         shutil.move(log, folder / log.name)
     shutil.rmtree(folder / "logs", ignore_errors=True)
-    ended = json.loads((folder / "run.jsonl").read_text().splitlines()[-1])
-    if ended.get("event") != "end":
-        raise ConfigError(f"{folder / 'run.jsonl'}: expected the run's end in its last line, got none")
+    if code and not (folder / "run.jsonl").exists():
+        sys.exit(code)  # it could not begin, and has said why
+    ended = end_of(folder / "run.jsonl")
     kept = {name: ended[name] for name in ("reason", "seconds", "began", "clocks", "restarts", "processes")}
     return {"exit_code": code, **kept, "checksum": None, "peers": made[0].status()["metrics"]}
 

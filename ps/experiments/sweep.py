@@ -27,16 +27,18 @@ from ps.experiments.cells import (
     matching,
     tuned_by,
     tuning_cells,
+    worlds,
 )
 from ps.experiments.environment import environment
 from ps.experiments.files import Best, Experiment, Tune, in_virtual_time, parse_experiment, read_experiment
+from ps.experiments.points import wholly_read
 from ps.launch.files import read_text
 from ps.launch.supervisor import Exit, Supervisor
 
 FOLDER = "ps-sweeps"
 CHOSEN = "chosen.json"  # what tuning has found: arm -> settings
 TICK_S = 0.2  # between looks at the clock
-GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell
+GRACE_S = 10.0  # from SIGTERM to SIGKILL of a cell, beside what its hosts take to be removed
 
 
 class View(Protocol):
@@ -52,6 +54,7 @@ class Running:
     """A cell that runs."""
 
     cell: Cell
+    slot: int  # of `jobs`
     began: float
     is_late: bool = False
 
@@ -70,7 +73,7 @@ class Sweep:
     failed: dict[str, str] = field(default_factory=dict)  # cell -> why
     stopped: bool = False  # before its end
     broken: bool = False  # by something that the user has to mend
-    _lock: Any = None  # held as long as this lives
+    _lock: int | None = None  # the folder, open: held as long as this lives
     total: int = 0  # cells
     _took_s: list[float] = field(default_factory=list)
     _done: int = 0
@@ -85,36 +88,47 @@ class Sweep:
         check_cells(self.experiment, self.path.parent)
         self._arms = matching(self.experiment, self.only)
         self.total = count_cells(self.experiment, self._arms)
-        if self.experiment.world == "netlab" and (why := netlab.missing()) is not None:
-            raise ConfigError(f"{self.path}: world: {why}; or choose world = virtual")
+        if "netlab" in worlds(self.experiment) and (why := netlab.missing()) is not None:
+            where = "world" if self.experiment.world == "netlab" else "tune.world"
+            raise ConfigError(f"{self.path}: {where}: {why}; or choose {where} = virtual")
 
     def prepare(self) -> None:
         """Makes the folder, or finds what an earlier start has left in it.
 
         Raises: ConfigError when it belongs to another experiment, or cannot be written.
         """
-        copy = self.folder / "experiment.toml"
+        copy, described = self.folder / "experiment.toml", self.folder / "environment.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not copy.exists():
-                if any(self.folder.iterdir()):
-                    raise ConfigError(f"{self.folder}: expected no files, or those of a sweep, got others; use --out")
-                copy.write_text(self._source)
-                described = json.dumps(environment(self.path.parent), indent=1)
-                (self.folder / "environment.json").write_text(described)
-            elif read_experiment(copy).name != self.experiment.name:
-                raise ConfigError(f"{self.folder}: expected results of {self.experiment.name}, got others; use --out")
-            else:
-                copy.write_text(self._source)  # cells are told apart by what they are: those that are the same stay
-            self._lock = copy.open("rb")
+            self._lock = os.open(self.folder, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not copy.exists():
+                if any(path != part_of(copy) for path in self.folder.iterdir()):
+                    raise ConfigError(f"{self.folder}: expected no files, or those of a sweep, got others; use --out")
+            elif (other := read_experiment(copy).name) != self.experiment.name:
+                own = self.experiment.name
+                raise ConfigError(f"{self.folder}: expected results of {own}, got those of {other}; use --out")
+            write_whole(copy, self._source)  # cells are told apart by what they are: those that are the same stay
+            if not described.exists():
+                write_whole(described, json.dumps(environment(self.path.parent), indent=1))
         except BlockingIOError:
             raise ConfigError(f"{self.folder}: expected a folder of its own, got one that a sweep works in") from None
         except OSError as error:
             raise ConfigError(f"{self.folder}: expected a folder to write in, got {error.strerror or error}") from None
 
     def run(self) -> bool:
-        """Everything that is not there yet; whether nothing is missing and nothing has failed."""
+        """Everything that is not there yet; whether nothing is missing and nothing has failed.
+
+        Raises: ConfigError naming a file that an earlier start has left, and that is damaged.
+        """
+        try:
+            return self._run_all()
+        except OSError as error:
+            self.stopped = self.broken = True
+            self.view.say(f"stopped: {error}; what has finished stays: mend that, and start the same sweep again")
+            return False
+
+    def _run_all(self) -> bool:
         chosen: dict[str, Settings] = {name: {} for name in self._arms}
         if self.experiment.tune is not None:
             cells = tuning_cells(self.experiment, self.path.parent, self._arms)
@@ -135,7 +149,7 @@ class Sweep:
             else:
                 self.view.say(f"{name}: no setting has given a value of {tune.metric}, so it is left out")
         path = self.folder / CHOSEN
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = read_object(path) if path.is_file() else {}
         others = {name: settings for name, settings in before.items() if name in by and by[name] not in tuned}
         chosen = {name: best[at] for name, at in by.items() if at in best}
         write_whole(path, json.dumps(others | chosen))
@@ -144,26 +158,29 @@ class Sweep:
     def close(self) -> None:
         """Others may work in the folder."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
+            self._lock = None
 
     def _run(self, cells: Sequence[Cell]) -> None:
-        waiting = deque(cell for cell in cells if not self.is_done(cell))
+        waiting: deque[Cell] = deque()
+        for cell in cells:
+            if self.is_done(cell):
+                (self.folder_of(cell) / "cell.json").touch()  # of cells that are alike the report takes the latest
+            else:
+                waiting.append(cell)
         self._done += len(cells) - len(waiting)
         running: dict[str, Running] = {}
-        logs = self.folder / "cells"
-        try:
-            with Supervisor(lambda name, line: None, self.view.say, logs, GRACE_S) as supervisor:
-                while running or (waiting and not self.stopped):
-                    while waiting and len(running) < self.jobs and not self.stopped:
-                        cell = waiting.popleft()
-                        running[self.start(cell, supervisor)] = Running(cell, time.monotonic())
-                    for exit in supervisor.wait(TICK_S):
-                        self.take(running.pop(exit.name), exit)
-                    self.look_at_time(running, supervisor)
-                    self.view.progress(self._done, self.total, len(running), self.left_s(running))
-        except OSError as error:
-            self.stopped = self.broken = True
-            self.view.say(f"stopped: {error}; what has finished stays: make room, and start the same sweep again")
+        grace_s = GRACE_S + (netlab.COMMAND_S if any(cell.world == "netlab" for cell in cells) else 0.0)
+        with Supervisor(lambda name, line: None, self.view.say, self.folder / "cells", grace_s) as supervisor:
+            while running or (waiting and not self.stopped):
+                while waiting and len(running) < self.jobs and not self.stopped:
+                    cell = waiting.popleft()
+                    slot = min({*range(self.jobs)} - {item.slot for item in running.values()})
+                    running[self.start(cell, slot, supervisor)] = Running(cell, slot, time.monotonic())
+                for exit in supervisor.wait(TICK_S):
+                    self.take(running.pop(exit.name), exit)
+                self.look_at_time(running, supervisor)
+                self.view.progress(self._done, self.total, len(running), self.left_s(running))
 
     def is_done(self, cell: Cell) -> bool:
         """It has an outcome already, and did not fail."""
@@ -173,16 +190,17 @@ class Sweep:
         """Of its results."""
         return self.folder / "cells" / cell.id
 
-    def start(self, cell: Cell, supervisor: Supervisor) -> str:
+    def start(self, cell: Cell, slot: int, supervisor: Supervisor) -> str:
         """Begins a cell in a process of its own, and gives its name; what an earlier try has left goes."""
         folder = self.folder_of(cell)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / "cell.json").write_text(cell.model_dump_json(indent=1))
         # one thread, however many cells run at a time: sums are then made in one order, and cells end in the same bytes
         threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" else {}
         name = f"{cell.id}/output"  # its log is output.log in its folder
-        argv = [sys.executable, "-m", "ps.experiments.runner", str(folder.resolve())]
+        argv = [sys.executable, "-m", "ps.experiments.runner", "--slot", str(slot), str(folder.resolve())]
         supervisor.start(name, argv, {**os.environ, **threads, "PYTHONUNBUFFERED": "1"})
         return name
 
@@ -248,13 +266,18 @@ def score(values: Iterable[float], best: Best) -> float:
 
 
 def metric_of(cell: Cell, folder: Path, name: str) -> list[float]:
-    """The values of a logged metric of a finished cell, in the order of time; none of one that has failed."""
+    """The values of a logged metric of a finished cell, in the order of time; none of one that has failed.
+
+    Raises: ConfigError naming the file when it is damaged.
+    """
     if not has_ended_well(cell, read_outcome(folder)):
         return []
     import pyarrow.parquet as pq
 
-    table = pq.read_table(folder / "points.parquet", columns=["metric", "value"], filters=[("metric", "==", name)])
-    values: list[float] = table["value"].to_pylist()
+    path = folder / "points.parquet"
+    with wholly_read(path):
+        table = pq.read_table(path, columns=["metric", "value"], filters=[("metric", "==", name)])
+        values: list[float] = table["value"].to_pylist()
     return values
 
 
@@ -265,6 +288,17 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError):
         return None
     return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Of a file of JSON. Raises: ConfigError naming it."""
+    try:
+        plain = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected a JSON object, got a file that fails with: {error}") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(plain).__name__}")
+    return plain
 
 
 def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
@@ -278,13 +312,18 @@ def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
 
 def write_whole(path: Path, text: str) -> None:
     """The file is there whole, or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     part.write_text(text)
     part.rename(path)
+
+
+def part_of(path: Path) -> Path:
+    """The name of a file until it is whole."""
+    return path.with_name(path.name + ".part")
 
 
 def jobs_for(experiment: Experiment, wanted: int | None) -> int:
     """Cells at a time: one core each in virtual time; real processes disturb each other's clocks, so one."""
     if wanted is not None:
         return wanted
-    return len(os.sched_getaffinity(0)) if experiment.world == "virtual" else 1
+    return len(os.sched_getaffinity(0)) if worlds(experiment) == {"virtual"} else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from ps.errors import ConfigError
-from ps.experiments import netlab
+from ps.experiments import netlab, runner
 from ps.experiments.cells import Cell, untuned_cells
 from ps.experiments.files import parse_experiment
 
@@ -65,7 +66,7 @@ def cell_of(folder: Path) -> Cell:
 
 
 def test_hosts_are_made_limited_used_and_removed(asked: Path, tmp_path: Path) -> None:
-    code = netlab.inside(cell_of(tmp_path), [sys.executable, "-c", "import sys; sys.exit(7)"])
+    code = netlab.inside(cell_of(tmp_path), "network", [sys.executable, "-c", "import sys; sys.exit(7)"])
     assert code == 7
     began, up, *limits, run, ended = asked.read_text().splitlines()
     assert (began, up, ended) == ("down", "up 3 --rate 10000 --rtt 1", "down")
@@ -73,11 +74,30 @@ def test_hosts_are_made_limited_used_and_removed(asked: Path, tmp_path: Path) ->
     assert run.startswith("run h3 -- "), "the controller's host is the one after the last"
 
 
+def test_the_next_cell_of_a_slot_removes_what_the_last_one_has_left(
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions of a cell of sweep a, one after the other; one beside them; one of sweep b."""
+    monkeypatch.setattr(subprocess, "call", lambda command: 0)
+    networks = []
+    for sweep, slot, text in (("a", 0, ""), ("a", 0, "edited"), ("a", 1, ""), ("b", 0, "")):
+        (tmp_path / "train.py").write_text(text)
+        [cell] = untuned_cells(parse_experiment(tmp_path / "sweep.toml", SWEEP), tmp_path)
+        folder = tmp_path / sweep / "cells" / cell.id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cell.json").write_text(cell.model_dump_json())
+        monkeypatch.setattr(sys, "argv", ["runner", "--slot", str(slot), str(folder)])
+        assert runner.main() == 0
+        networks.append(os.environ["NETLAB"])
+    first, again, beside, other = networks
+    assert first == again and len({first, beside, other}) == 3
+
+
 @pytest.mark.parametrize("broken", ["up", "limit"])
 def test_hosts_that_cannot_be_made_are_removed(asked: Path, tmp_path: Path, broken: str) -> None:
     install(tmp_path, broken)
     with pytest.raises(ConfigError, match=rf"^netlab {broken} .*: no more namespaces$"):
-        netlab.inside(cell_of(tmp_path), ["true"])
+        netlab.inside(cell_of(tmp_path), "network", ["true"])
     assert asked.read_text().splitlines()[-1] == "down"
 
 

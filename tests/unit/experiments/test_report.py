@@ -16,12 +16,12 @@ from pyarrow import parquet
 
 from ps.cli.main import main
 from ps.experiments import page
-from ps.experiments.cells import Cell, Settings
+from ps.experiments.cells import Cell, Settings, final_cells
 from ps.experiments.measures import Measured, measure, spent, waited_for
 from ps.experiments.results import read_results
 from ps.experiments.tables import Table, markdown, tuning_table
 from ps.metrics import Metrics
-from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_sweep
+from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_cell, write_sweep
 
 TOML = """
 name = "e"
@@ -155,11 +155,13 @@ def test_seconds_per_step_of_ranks_are_from_the_first_row_to_the_last(tmp_path: 
 def test_what_was_planted_is_said(tmp_path: Path) -> None:
     text = (report(tmp_path, TOML, trained) / "report.md").read_text()
     assert "Last accuracy: highest for bsp, on average " in text
-    won = re.search(r"Seconds to accuracy >= 0\.9: ssp:staleness=3 reached it in most runs, .*", text)
+    won = re.search(
+        r"Seconds to accuracy >= 0\.9: ssp:staleness=3 reached it in 3 of 3 runs, as many as any other, .*", text
+    )
     assert won is not None
     assert "No significant difference" not in won[0] and "bsp" in won[0]
     assert "async in 0 of 3 runs" in won[0]
-    assert "3 runs or more of each), by Student's t" in text and "fewer than 6 pairs" in text
+    assert "(3 pairs), by Student's t" in text and "fewer than 6 pairs" in text
 
 
 def ratio_of_two(text: str) -> list[float]:
@@ -236,6 +238,30 @@ def test_a_faster_arm_that_does_not_always_get_there_is_not_called_alike(tmp_pat
     assert found is not None
     assert float(found[1]) == pytest.approx(math.sqrt(1.01 / 5.1 * 1.02 / 5.2), rel=5e-3)
     assert "async in 2 of 3 runs" in seconds and "from async" not in seconds
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pairs_are_counted_where_few_of_many_runs_reach_the_target(tmp_path: Path) -> None:
+    def make(cell: Cell) -> Ended:
+        seconds = (1.5 if cell.arm == "slow" else 1.0) * (1 + 0.01 * cell.seed)
+        return Ended(logged([0.95 if cell.seed < 3 else 0.5 + 0.001 * cell.seed], every_s=seconds))
+
+    text = (report(tmp_path, TWO, make) / "report.md").read_text()
+    assert "Seconds to accuracy >= 0.9: fast reached it in 3 of 12 runs, as many as any other, " in text
+    assert "(3 to 12 pairs), by the bootstrap" in text and "below 10 pairs by Student's t" in text
+    assert "with fewer than 6 pairs" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_different_versions_of_the_script_are_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path, TOML, trained)
+    results = read_results(tmp_path / "sweep")
+    assert page.warnings(results) == []
+    (tmp_path / "train.py").write_text("edited")
+    newer = final_cells(results.experiment, tmp_path, {"bsp": {}})[0]
+    write_cell(tmp_path / "sweep", newer, trained(newer))
+    told = page.warnings(read_results(tmp_path / "sweep"))
+    assert told[1:] == ["Runs of different versions of train.py stand side by side: run the sweep to its end."]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -374,10 +400,12 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_latex_table_is_whole_and_escaped(tmp_path: Path) -> None:
-    toml = TOML.replace("[grid]\n", '[[compare]]\nname = "a_b & 50 %"\n[grid]\n')
+    toml = TOML.replace("[grid]\n", '[[compare]]\nname = "a_b & 50 % <|>"\n[grid]\n')
     lines = (report(tmp_path, toml, trained) / "summary.tex").read_text().splitlines()
     rows = [line for line in lines if line.endswith(r"\\")]
-    assert len(rows) == 1 + 3 and rows[1].startswith(r"a\_b \& 50 \%, bsp & virtual & 3 of 3 & ")
+    assert len(rows) == 1 + 3 and rows[1].startswith(
+        r"a\_b \& 50 \% \textless{}\textbar{}\textgreater{}, bsp & virtual & 3 of 3 & "
+    )
     columns = re.search(r"\{tabular\}\{(l+)\}", "\n".join(lines))
     assert columns is not None
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns[1]) - 1}
@@ -430,18 +458,19 @@ def test_epochs_have_a_time_where_they_are_logged(tmp_path: Path) -> None:
     assert float(rows_of(folder / "summary.csv")[0]["epoch_s_median"]) == pytest.approx(2.5)
 
 
-def test_out_names_another_folder_and_figures_of_before_go(tmp_path: Path) -> None:
+def test_out_names_another_folder_where_figures_of_a_report_before_go_and_no_others(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)
-    (out / "figures" / "old.pdf").write_bytes(b"")
+    mine = ["fig1.pdf", "time-plan.pdf", "curves-virtual-final.pdf"]
+    for name in (*mine, "map-wall.pdf", "curves-emulated-2-part3.pdf", "speedup-virtual.pdf"):
+        (out / "figures" / name).write_bytes(b"")
     beside = report(tmp_path, TOML.replace("[1, 2, 3]", "[1]"), trained, "--out", str(out))
     assert not beside.exists()
     assert sorted(path.name for path in out.iterdir()) == [
         "figures", "report.html", "report.md", "summary.csv", "summary.tex",
     ]  # fmt: skip
-    assert sorted(path.name for path in (out / "figures").iterdir()) == [
-        "curves-virtual.pdf", "staleness-virtual.pdf", "time-virtual.pdf",
-    ]  # fmt: skip
+    ours = ["curves-virtual.pdf", "staleness-virtual.pdf", "time-virtual.pdf"]
+    assert sorted(path.name for path in (out / "figures").iterdir()) == sorted(ours + mine)
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
