@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.experiments.files import Arm, Experiment, Fault, Launch, Links, Setting, World
 from ps.launch.options import rules_of
+from ps.launch.rules import StopAfter
 from ps.plugins import describe
 
 Phase = Literal["tune", "final"]
@@ -299,13 +301,16 @@ def _existing(script: Path) -> tuple[str, str]:
 
 def _check(cell: Cell) -> None:
     config = cell.config
-    rules_of(cell.stop_after, cell.stop_when, cell.patience)
+    rules = rules_of(cell.stop_after, cell.stop_when, cell.patience)
     if cell.faults and cell.launch == "ranks":
         raise ConfigError("faults: expected none beside launch = ranks, which they cannot reach, got some")
     for fault in cell.faults:
         peer = fault.kill or fault.cut or ""
         if peer not in cell.hosts:
             raise ConfigError(f"faults: expected one of {', '.join(cell.hosts)}, got {peer!r}")
+        ends = min((rule.amount for rule in rules if isinstance(rule, StopAfter) and rule.unit == "clocks"), default=inf)
+        if fault.clock >= ends:
+            raise ConfigError(f"faults: expected clocks below {ends:g}, where stop_after ends the run, got {fault.clock}")
     for host in cell.links.hosts:
         if host not in cell.hosts.values():
             last = f"h{len(set(cell.hosts.values()))}"

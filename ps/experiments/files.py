@@ -92,6 +92,12 @@ class Fault(Section):
         """The process that is killed, as runs call it: "worker 1"; empty for a cut."""
         return (self.kill or "").replace(":", " ")
 
+    @property
+    def words(self) -> str:
+        """What happens, and when."""
+        what = f"kill {self.kill}" if self.cut is None else f"cut {self.cut} for {self.seconds:g} s"
+        return f"{what} at clock {self.clock}"
+
     @model_validator(mode="after")
     def _one_thing(self) -> Fault:
         if (self.kill is None) == (self.cut is None):
