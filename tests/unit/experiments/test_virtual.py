@@ -79,5 +79,5 @@ def test_a_stop_rule_that_holds_before_the_fault_fails_the_run(tmp_path: Path) -
 
 
 def test_a_fault_that_the_stop_rule_leaves_no_room_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"faults: expected clocks below 30, where stop_after ends the run, got 30"):
+    with pytest.raises(ConfigError, match=r"faults: expected a clock below 30, where stop_after ends the run, got 30"):
         outcome(tmp_path, 'stop_after = "30clocks"\n', (30, "worker:1"))
