@@ -54,9 +54,9 @@ def accuracy(p: Values, x: Array, y: Array) -> float:
     return float(((np.maximum(x @ p["w1"] + p["b1"], 0) @ p["w2"] + p["b2"]).argmax(1) == y).mean())
 
 
-def train(client: ps.Client, args: argparse.Namespace) -> None:
+def train(client: ps.Client, args: argparse.Namespace, data: tuple[Array, Array, Array, Array]) -> None:
     """What every worker does, under every model."""
-    x, y, test_x, test_y = mnist(args.data)
+    x, y, test_x, test_y = data
 
     def look(values: Values) -> Figures:
         validation = accuracy(values, x[-VALIDATION:], y[-VALIDATION:])
@@ -100,8 +100,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.data = args.data / "mnist" if (args.data / "mnist").is_dir() else args.data
+    data = mnist(args.data)
     with ps.connect() as client, suppress(ps.StoppedError):
-        train(client, args)
+        train(client, args, data)
 
 
 if __name__ == "__main__":

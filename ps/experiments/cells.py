@@ -18,6 +18,7 @@ from ps.config import SPELLED, RunConfig
 from ps.errors import ConfigError
 from ps.experiments.files import Arm, Experiment, Fault, Launch, Links, Setting, World
 from ps.launch.options import look_beside, rules_of
+from ps.launch.rules import StopAfter
 from ps.plugins import describe
 
 Phase = Literal["tune", "final"]
@@ -27,6 +28,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LINKS = ("rate_mbit", "delay_ms")  # settings that change the links
 _SHOWN = 4  # arms in an error
 _OWN = "seed"  # {seed} needs no setting
+_SIZE = "workers"  # the one option that reaches ranks
 
 
 class Cell(BaseModel):
@@ -220,7 +222,12 @@ def _filled(
     if phase == "tune" and (tune := experiment.tune) is not None:
         world, after, when = _world_to_tune_in(tune.world or world, arm), tune.stop_after or after, tune.stop_when
     fill = _Filler({**settings, _OWN: seed})
-    options = fill.all({**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}, "run")
+    run = {**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}
+    heard, options = {*SPELLED}, fill.all(run, "run")
+    if arm.launch == "ranks":  # of the options they get the number of workers
+        heard = {_SIZE}
+        fill.used.clear()
+        fill.text(run.get(_SIZE), f"run.{_SIZE}")
     if experiment.max_restarts:
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
     args = experiment.args if arm.args is None else arm.args
@@ -247,11 +254,16 @@ def _filled(
         "faults": [fault.model_dump() for fault in experiment.faults],
         "timeout_s": experiment.timeout_s,
     }
-    unused = set(settings) - fill.used - set(SPELLED) - set(_LINKS)
-    if unused:
+    if unused := set(settings) - fill.used - set(heard) - set(_LINKS):
+        name = min(unused)
+        if arm.launch == "ranks":
+            raise ConfigError(
+                f"{name}: expected workers, rate_mbit, delay_ms, or a name that args of ranks hold as {{{name}}}, got "
+                "a setting that changes nothing for them; let args hold it, or give it to other arms under [[compare]]"
+            )
         raise ConfigError(
-            f"{min(unused)}: expected a run option, rate_mbit, delay_ms, or a name that args or an option hold as "
-            f"{{{min(unused)}}}, got a setting that changes nothing"
+            f"{name}: expected a run option, rate_mbit, delay_ms, or a name that args or an option hold as "
+            f"{{{name}}}, got a setting that changes nothing"
         )
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
     return Cell(id=digest, **made)
@@ -313,13 +325,17 @@ def digest_of(script: Path) -> str:
 def _check(cell: Cell) -> None:
     look_beside(cell.script)
     config = cell.config
-    rules_of(cell.stop_after, cell.stop_when, cell.patience)
+    rules = rules_of(cell.stop_after, cell.stop_when, cell.patience)
     if cell.faults and cell.launch == "ranks":
         raise ConfigError("faults: expected none beside launch = ranks, which they cannot reach, got some")
     for fault in cell.faults:
         peer = fault.kill or fault.cut or ""
         if peer not in cell.hosts:
             raise ConfigError(f"faults: expected one of {', '.join(cell.hosts)}, got {peer!r}")
+        for rule in rules:
+            if isinstance(rule, StopAfter) and rule.unit == "clocks" and fault.clock >= rule.amount:
+                last = f"{rule.amount:g}, where stop_after ends the run"
+                raise ConfigError(f"faults: expected a clock below {last}, got {fault.clock}")
     for host in cell.links.hosts:
         if host not in cell.hosts.values():
             last = f"h{len(set(cell.hosts.values()))}"

@@ -92,6 +92,12 @@ class Fault(Section):
         """The process that is killed, as runs call it: "worker 1"; empty for a cut."""
         return (self.kill or "").replace(":", " ")
 
+    @property
+    def words(self) -> str:
+        """What happens, and when."""
+        what = f"kill {self.kill}" if self.cut is None else f"cut {self.cut} for {self.seconds:g} s"
+        return f"{what} at clock {self.clock}"
+
     @model_validator(mode="after")
     def _one_thing(self) -> Fault:
         if (self.kill is None) == (self.cut is None):
@@ -175,6 +181,10 @@ class Experiment(Section):
         if self.tune is not None and self.tune.metric == self.report.metric:
             raise ValueError(f"tune.metric: expected a validation metric, got {self.tune.metric}, which is reported")
         tuned = self.tune.grid if self.tune is not None else {}
+        own = [(f"compare: {arm.name}", arm.settings) for arm in self.compare]
+        for where, table in [("grid", self.grid), ("tune.grid", tuned), *own]:
+            if "seed" in table:
+                raise ValueError(f"{where}: seed: it is each of `seeds`, expected no setting of that name, got one")
         for name in tuned:
             if name in self.grid:
                 raise ValueError(f"tune.grid.{name}: expected a setting that grid does not vary, got one of both")

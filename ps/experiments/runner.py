@@ -110,7 +110,7 @@ def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> d
         log_dir=str(folder / "logs"),
         quiet=True,
         figures_s=FIGURES_S,
-        faults=tuple((fault.clock, partial(_happen, cell, fault)) for fault in cell.faults),
+        faults=tuple((fault.clock, fault.words, partial(_happen, cell, fault)) for fault in cell.faults),
         place=place,
     )
     code = run_cluster(options, make_control=control)

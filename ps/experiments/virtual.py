@@ -18,6 +18,7 @@ from ps.control.logs import Logged, Logs
 from ps.experiments.cells import Cell
 from ps.experiments.files import Fault, Links
 from ps.experiments.points import FIGURES_S
+from ps.launch.ends import missed
 from ps.launch.figures import Figures
 from ps.launch.journal import Journal
 from ps.launch.options import rules_of
@@ -74,6 +75,9 @@ class VirtualRun:
         self.simulator.run(lambda: self.simulator.is_quiet and not self.coming_back)
         outcome = self.watch.look()
         reason, failed = outcome if outcome is not None else ("the workers have ended", False)
+        if self.faults:
+            left, clocks = [fault.words for fault in self.faults], [worker["clock"] for worker in self.watch.workers]
+            reason, failed = missed(len(self.cell.faults), left, clocks, reason), True
         self.watch.end(reason=reason, exit_code=int(failed), restarts=self.restarts, processes={})
         if failed:
             print(reason, file=sys.stderr)
@@ -144,9 +148,9 @@ class VirtualRun:
 
     def look(self) -> None:
         """Every TICK_S: logs, rules, faults."""
-        self.watch.look()
+        outcome = self.watch.look()
         clocks = progress(self.watch.status, 0.0).clocks
-        for fault in [fault for fault in self.faults if clocks and min(clocks) >= fault.clock]:
+        for fault in [fault for fault in self.faults if outcome is None and clocks and min(clocks) >= fault.clock]:
             self.faults.remove(fault)
             self.do(fault)
         self.simulator.at(self.simulator.now + TICK_S, self.look)
@@ -160,7 +164,7 @@ class VirtualRun:
             simulator.at(simulator.now + (fault.seconds or 0.0), lambda: simulator.links.mend(peer))
         elif kind == "server":
             simulator.kill_server(number)
-        else:
+        elif not (script := simulator.scripts[worker_peer(number)]).is_over and not script.is_killed:
             simulator.kill_worker(number)
             if self.restarts.get(number, 0) < self.cell.max_restarts:
                 self.restarts[number] = self.restarts.get(number, 0) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,6 +72,20 @@ def judge(exit: Exit, state: str, outcome: Outcome | None, settled: bool) -> tup
     if exit.code > 0 and state == "expected":
         return End.BROKEN, f"{exit.words} before it joined the cluster"
     return End.LOST, f"{exit.words} without leaving the cluster"
+
+
+def missed(faults: int, left: Sequence[str], clocks: Sequence[int], reason: str) -> str:
+    """Why a run fails of whose faults some have not happened: it would pass for one that had them.
+
+    left: these, in words. clocks: where the workers were when it ended, and `reason` why it did.
+    """
+    low, high = min(clocks), max(clocks)
+    where = f"clock {low}" if low == high else f"clocks {low} to {high}"
+    have = "has" if len(left) == 1 else "have"
+    return (
+        f"faults: expected all to happen, {len(left)} of {faults} {have} not: {', '.join(left)}; "
+        f"the run ended at {where}: {reason}"
+    )
 
 
 def blamed(reason: str) -> int | None:

@@ -60,7 +60,8 @@ class RunOptions:
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
     figures_s: float = FIGURES_S  # between two reports of our own figures
-    faults: tuple[tuple[int, Callable[[Supervisor], None]], ...] = ()  # for experiments: at this clock of all workers
+    # for experiments: at this clock of all workers, in words, and the deed
+    faults: tuple[tuple[int, str, Callable[[Supervisor], None]], ...] = ()
     place: Callable[[str], Place] = lambda name: Place()  # for experiments: of a process; "controller" is this one
     places: Mapping[str, str] = field(default_factory=dict)
 

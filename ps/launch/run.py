@@ -14,7 +14,7 @@ from ps.colocated import endpoint
 from ps.config import RunConfig
 from ps.errors import ConfigError, Error
 from ps.key import Key
-from ps.launch.ends import Failure, ended, failed
+from ps.launch.ends import Failure, ended, failed, missed
 from ps.launch.figures import Figures
 from ps.launch.journal import Journal, make_log_dir, run_name
 from ps.launch.options import (
@@ -65,7 +65,7 @@ class Run:
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     told_late: bool = False
-    faults: list[tuple[int, Callable[[Supervisor], None]]] = field(init=False)  # still to come
+    faults: list[tuple[int, str, Callable[[Supervisor], None]]] = field(init=False)  # still to come
 
     def __post_init__(self) -> None:
         self.faults = list(self.options.faults)
@@ -179,7 +179,7 @@ class Run:
         clock = min(progress(self.watch.status, 0.0).clocks, default=0)
         for due in [due for due in self.faults if outcome is None and due[0] <= clock]:
             self.faults.remove(due)
-            due[1](self.supervisor)
+            due[2](self.supervisor)
 
     def on_stopped(self, now: float) -> None:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""
@@ -254,6 +254,10 @@ class Run:
             failure = failure if lost is None or ended(lost) else Failure(failure.why, lost)
         outcome = self.watch.look()
         reason = outcome[0] if outcome is not None else "the workers have ended"
+        if self.faults:
+            left, clocks = [words for _, words, _ in self.faults], [worker["clock"] for worker in self.watch.workers]
+            why = missed(len(self.options.faults), left, clocks, reason if failure is None else failure.why)
+            failure = Failure(why, None if failure is None else failure.exit)
         code = 0 if failure is None else failure.code
         if self.supervisor.signals:
             failure, code, reason = None, 128 + self.supervisor.signals[0], "interrupted"

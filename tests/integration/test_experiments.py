@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import ps
 from experiments import local_steps
 
 PARAMETER_BYTES = 4 * (5 * 16 + 128 * 128 + 128 + 128 * 5 + 5)  # of the network, for five letters
@@ -52,3 +55,19 @@ def test_the_gradients_of_the_network_are_its_differences(folder: Path) -> None:
                 losses.append(text.loss(values))
             flat[place] = before
             assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(grads[name].reshape(-1)[place], abs=1e-7), name
+
+
+def test_a_worker_reads_its_data_before_it_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(local_steps.__file__).parent))
+    script, order = importlib.import_module("mnist"), []
+
+    def connect() -> None:
+        order.append("joins")
+        raise ps.StoppedError("enough")
+
+    monkeypatch.setattr(script, "mnist", lambda folder: order.append("reads"))
+    monkeypatch.setattr(ps, "connect", connect)
+    monkeypatch.setattr(sys, "argv", ["mnist.py"])
+    with pytest.raises(ps.StoppedError):
+        script.main()
+    assert order == ["reads", "joins"]

@@ -1,13 +1,17 @@
-"""What the experiments compare with: how long its backward pass takes is measured alone."""
+"""What the experiments compare with: how long its backward pass takes is measured alone, and what it tells first."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -48,3 +52,36 @@ def test_a_backward_pass_is_measured_alone_and_leaves_nothing(monkeypatch: pytes
     assert all(
         value.grad is None and torch.equal(value, old) for value, old in zip(model.parameters(), before, strict=True)
     )
+
+
+class NoLooks:
+    """In the place of looks, whose thread would stay."""
+
+    def __init__(self, every_s: float) -> None: ...
+    def ready(self, now_s: float) -> None: ...
+    def is_due(self, now_s: float) -> bool:
+        return False
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own
+def test_the_first_row_is_the_loss_of_the_first_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seconds count from there, so it may not be the first look at the values, which is told later."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    ddp = importlib.import_module("ddp")
+    random = torch.Generator().manual_seed(1)
+    x, y = torch.rand(ddp.VALIDATION + 64, 784, generator=random), torch.arange(ddp.VALIDATION + 64) % 10
+    monkeypatch.setattr(ddp, "mnist", lambda folder: tuple(part.numpy() for part in (x, y, x[:5], y[:5])))
+    monkeypatch.setattr(ddp, "Looks", NoLooks)
+    monkeypatch.setattr("os._exit", lambda code: dist.destroy_process_group())
+    alone = partial(dist.init_process_group, rank=0, world_size=1)
+    first = []
+    for arm in ("ddp", "accumulate"):
+        log = tmp_path / arm
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PS_SEED": "3", "PS_RUN_LOG": str(log)}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(dist, "init_process_group", partial(alone, store=dist.HashStore()))
+        monkeypatch.setattr(sys, "argv", ["ddp.py", "--arm", arm, "--hidden", "4", "--clocks", "2"])
+        ddp.main()
+        first.append(json.loads(log.read_text().splitlines()[0]))
+    assert [(row["rank"], row["clock"], row["name"]) for row in first] == [(0, 1, "loss")] * 2
+    assert first[0]["value"] == pytest.approx(first[1]["value"]), "of the same batch, whatever is made of it"

@@ -193,6 +193,13 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ("[run]", "[links]\nrate = 1\n[run]", "links.rate: expected rate_mbit, or another of "),
         ("[run]", '[[faults]]\nclock = 1\ncut = "worker:0"\n[run]', "expected seconds with cut"),
         ("[run]", 'stop_when = "accuracy"\n[run]', "--stop-when: expected NAME>=NUMBER"),
+        ("width = [8, 16]", "width = [8]\nseed = [7, 8]", "grid: seed: it is each of `seeds`"),
+        ("[run]", '[[compare]]\nname = "x"\nseed = 7\n[run]', "compare: x: seed: it is each of `seeds`"),
+        (
+            "[run]",
+            '[tune]\nmetric = "val"\nbest = "max"\ngrid = {seed = [9]}\n[run]',
+            "tune.grid: seed: it is each of `seeds`",
+        ),
         ("[run]", '[[compare]]\nname = "x"\nlr = 1.0\n[run]', "x: lr: expected a setting that no grid varies"),
         ('name = "e"', 'name = "e', ":2:"),
         ("seeds = [1, 2, 3]", "seeds = [1, 1]", "seeds: expected each value once, got 1 twice"),
@@ -230,24 +237,54 @@ def test_links_of_processes(tmp_path: Path) -> None:
     """Cells of ours have them, whether they tune or not; those of ranks cannot, and tune without."""
     ranks = '[[compare]]\nname = "ours"\n[[compare]]\nname = "theirs"\nlaunch = "ranks"\n'
     links = "[links]\nrate_mbit = 100\n"
-    ours = HEAD.replace("width}", "rate}") + 'world = "processes"\n' + RUN + GRID.replace("width = [8, 16]\n", "")
+    ours = HEAD.replace("width}", "rate}") + 'world = "processes"\n' + RUN.replace("{lr}", "0.5")
+    ours += "[grid]\nworkers = [2, 3]\n"
     experiment = read_experiment(write(tmp_path, ours + links + REPORT + TUNE))
     assert {cell.links.rate_mbit for cell in tuning_cells(experiment, tmp_path)} == {100}
     both = ours + links + ranks + REPORT + TUNE
-    with pytest.raises(ConfigError, match=r"^theirs, bsp: links: expected world = netlab for launch = ranks, .*, got"):
+    with pytest.raises(ConfigError, match=r"^theirs, workers=2: links: expected world = netlab for launch = ranks, "):
         cells(tmp_path, both)
     elsewhere = both.replace('world = "processes"', 'world = "netlab"') + 'world = "virtual"\n'
     experiment = read_experiment(write(tmp_path, elsewhere))
     found = {(cell.arm, cell.world, cell.links.rate_mbit) for cell in tuning_cells(experiment, tmp_path)}
-    assert found == {(f"ours, {model}", "virtual", 100) for model in MODELS} | {
-        (f"theirs, {model}", "processes", None) for model in MODELS
+    assert found == {(f"ours, workers={size}", "virtual", 100) for size in (2, 3)} | {
+        (f"theirs, workers={size}", "processes", None) for size in (2, 3)
     }
 
 
 def test_faults_cannot_reach_ranks(tmp_path: Path) -> None:
     ranks = '[[compare]]\nname = "theirs"\nlaunch = "ranks"\n[[faults]]\nclock = 1\nkill = "worker:1"\n'
+    grid = "[grid]\nwidth = [8, 16]\n"
     with pytest.raises(ConfigError, match=r"^theirs, .*: faults: expected none beside launch = ranks, "):
-        cells(tmp_path, HEAD + 'world = "processes"\n' + RUN + GRID + ranks + REPORT)
+        cells(tmp_path, HEAD + 'world = "processes"\n' + RUN.replace("{lr}", "0.5") + grid + ranks + REPORT)
+
+
+RANKS = '[[compare]]\nname = "theirs"\nlaunch = "ranks"\n'
+
+
+@pytest.mark.parametrize(
+    ("grid", "name"), [('consistency = ["bsp", "async"]', "consistency"), ("lr = [0.1, 0.2]", "lr"), ("x = [1]", "x")]
+)
+def test_a_setting_that_ranks_do_not_hear_of_is_refused(tmp_path: Path, grid: str, name: str) -> None:
+    run = RUN if name == "lr" else RUN.replace("{lr}", "0.5")
+    text = HEAD + 'world = "processes"\n' + run + f"[grid]\nwidth = [8]\n{grid}\n" + RANKS + REPORT
+    with pytest.raises(ConfigError, match=rf"^theirs.*: {name}: expected workers, .* changes nothing for them"):
+        cells(tmp_path, text)
+
+
+def test_settings_of_ranks(tmp_path: Path) -> None:
+    """Their number, their links, what their args name, and the stop rules: with and without tuning for all of these."""
+    grid = '[grid]\nworkers = [2, 3]\nrate_mbit = [10, 100]\nstragglers = ["none", "persistent"]\nlimit = [9]\n'
+    head = HEAD.replace('"{width}"', '"{stragglers}", "{rate}"') + 'world = "netlab"\nstop_after = "{limit}s"\n'
+    text = head + RUN.replace("{lr}", "{rate}") + grid + RANKS + REPORT + TUNE
+    text += 'at = {rate_mbit = 100, stragglers = "none"}\n'
+    experiment = read_experiment(write(tmp_path, text))
+    check_cells(experiment, tmp_path)
+    found = tuning_cells(experiment, tmp_path)
+    assert {(cell.settings["workers"], *cell.args[1:]) for cell in found} == {
+        (size, "none", str(rate)) for size in (2, 3) for rate in (1, 2, 3)
+    }
+    assert len(found) == 6
 
 
 def test_nobody_is_slow_without_compute_s_either(tmp_path: Path) -> None:

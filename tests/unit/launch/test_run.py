@@ -300,3 +300,13 @@ def test_interrupt(tmp_path: Path, times: int) -> None:
     for line in started:
         with pytest.raises(ProcessLookupError):
             os.kill(int(line.split()[-1]), 0)
+
+
+def test_a_run_that_ends_before_one_of_its_faults_fails(launch: Launch, tmp_path: Path) -> None:
+    happened = tmp_path / "happened"
+    faults = ((5, "cut at clock 5", lambda _: happened.touch()), (500, "kill at clock 500", pytest.fail))
+    script = 'say("clock", 60)\nwhile not os.path.exists(sys.argv[1]): say("states?")\nsay("done")\n'
+    assert launch(script, args=(str(happened),), faults=faults, quiet=True) == 1
+    words = "faults: expected all to happen, 1 of 2 has not: kill at clock 500; the run ended at clock 60: "
+    assert launch.journal[-1]["reason"] == words + "all workers are done"
+    assert words in launch.err

@@ -108,7 +108,7 @@ def test_the_world_changes_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_ranks_are_refused(tmp_path: Path) -> None:
-    text = FILE + '[[compare]]\nname = "ddp"\nlaunch = "ranks"\n'
+    text = FILE + '[[compare]]\nname = "ddp"\nlaunch = "ranks"\nargs = ["{compression}", "{optimizer}"]\n'
     made = parse_experiment(tmp_path / "e.toml", text)
     (tmp_path / "train.py").write_text("")
     with pytest.raises(ConfigError, match="ddp, none: launch: expected a cluster of ours to predict, got ranks"):
