@@ -181,9 +181,9 @@ class Experiment(Section):
         if self.tune is not None and self.tune.metric == self.report.metric:
             raise ValueError(f"tune.metric: expected a validation metric, got {self.tune.metric}, which is reported")
         tuned = self.tune.grid if self.tune is not None else {}
-        own = [(f"compare: {arm.name}", arm.settings) for arm in self.compare]
-        for where, table in [("grid", self.grid), ("tune.grid", tuned), *own]:
-            if "seed" in table:
+        named = {"grid": list(self.grid), "tune.grid": list(tuned)}
+        for where, names in (named | {f"compare: {arm.name}": list(arm.settings) for arm in self.compare}).items():
+            if "seed" in names:
                 raise ValueError(f"{where}: seed: it is each of `seeds`, expected no setting of that name, got one")
         for name in tuned:
             if name in self.grid:

@@ -73,15 +73,12 @@ def test_the_first_row_is_the_loss_of_the_first_step(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ddp, "mnist", lambda folder: tuple(part.numpy() for part in (x, y, x[:5], y[:5])))
     monkeypatch.setattr(ddp, "Looks", NoLooks)
     monkeypatch.setattr("os._exit", lambda code: dist.destroy_process_group())
-    alone = partial(dist.init_process_group, rank=0, world_size=1)
-    first = []
-    for arm in ("ddp", "accumulate"):
-        log = tmp_path / arm
-        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PS_SEED": "3", "PS_RUN_LOG": str(log)}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(dist, "init_process_group", partial(alone, store=dist.HashStore()))
-        monkeypatch.setattr(sys, "argv", ["ddp.py", "--arm", arm, "--hidden", "4", "--clocks", "2"])
-        ddp.main()
-        first.append(json.loads(log.read_text().splitlines()[0]))
-    assert [(row["rank"], row["clock"], row["name"]) for row in first] == [(0, 1, "loss")] * 2
-    assert first[0]["value"] == pytest.approx(first[1]["value"]), "of the same batch, whatever is made of it"
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PS_SEED": "3", "PS_RUN_LOG": str(tmp_path / "log")}.items():
+        monkeypatch.setenv(name, value)
+    alone = partial(dist.init_process_group, rank=0, world_size=1, init_method=f"file://{tmp_path}/store")
+    monkeypatch.setattr(dist, "init_process_group", alone)
+    monkeypatch.setattr(sys, "argv", ["ddp.py", "--hidden", "4", "--clocks", "2"])
+    ddp.main()
+    first = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    assert (first["rank"], first["clock"], first["name"]) == (0, 1, "loss")
+    assert 1 < first["value"] < 5, "about log(10): of values that nobody has trained"
