@@ -79,7 +79,7 @@ def missed(faults: int, left: Sequence[str], clocks: Sequence[int], reason: str)
 
     left: these, in words. clocks: where the workers were when it ended, and `reason` why it did.
     """
-    low, high = min(clocks), max(clocks)
+    low, high = min(clocks, default=0), max(clocks, default=0)
     where = f"clock {low}" if low == high else f"clocks {low} to {high}"
     have = "has" if len(left) == 1 else "have"
     return (
