@@ -62,12 +62,12 @@ def profiles(args: argparse.Namespace, compressions: Iterable[str]) -> dict[str,
     }
 
 
-def run(args: argparse.Namespace, name: str, hosts: int, rate: float, more: str) -> tuple[Path, Results]:
-    """Sweeps over what `more` adds, on so many hosts with links of so many Mbit/s; the file and the results."""
+def run(args: argparse.Namespace, name: str, hosts: int, rate: float, more: str) -> Results:
+    """Sweeps over what `more` adds to the file, on so many hosts with links of so many Mbit/s."""
     folder: Path = args.out / f"{hosts}-hosts-{rate:g}-mbit"
     file = args.out / f"{folder.name}.toml"
     options = {"compute_s": args.compute_s, "kb": args.kb, "clocks": args.clocks, "delay_ms": args.delay_ms}
     file.write_text(FILE.format(name=name, script=SCRIPT, hosts=hosts, rate=rate, **options) + more)
     if (code := run_sweep(file, folder, 1)) == INTERRUPTED:
         sys.exit(code)
-    return file, read_results(folder)
+    return read_results(folder)

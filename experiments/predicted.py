@@ -44,9 +44,9 @@ def step_s(results: Results, arm: str) -> tuple[float, float]:
 
 def rows(args: argparse.Namespace, hosts: int, rate: float, known: Iterable[Measured]) -> list[Row]:
     """Measures and predicts all arms on so many hosts, with links of so many Mbit/s."""
-    file, results = run(args, "predicted", hosts, rate, MORE)
+    results: Results = run(args, "predicted", hosts, rate, MORE)
     found: list[Row] = []
-    for one in predict_experiment(results.experiment, file.parent, known, args.clocks):
+    for one in predict_experiment(results.experiment, args.out, known, args.clocks):
         real = step_s(results, one.arm)
         off = [f"{100 * (one.clock_s / real_s - 1):+.1f} %" for real_s in real]
         figures = (*(f"{1e3 * real_s:.1f}" for real_s in real), f"{1e3 * one.clock_s:.1f}", *off)

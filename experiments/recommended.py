@@ -43,7 +43,7 @@ def measured_s(results: Results, one: Rated) -> float:
 def compare(args: argparse.Namespace, hosts: int, rate: float, known: dict[str, Measured]) -> tuple[list[Row], str]:
     """Runs all settings on so many hosts, with links of so many Mbit/s; a row for each, and the verdict."""
     advice = advise(known, hosts, Link(rate_mbit=rate, delay_ms=args.delay_ms), [COLOCATED])
-    _, results = run(args, "recommended", hosts, rate, "".join(arm(one) for one in advice.rated))
+    results: Results = run(args, "recommended", hosts, rate, "".join(arm(one) for one in advice.rated))
     found: list[Row] = []
     took = [measured_s(results, one) for one in advice.rated]
     for one, real_s in zip(advice.rated, took, strict=True):

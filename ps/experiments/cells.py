@@ -221,12 +221,12 @@ def _filled(
     world, after, when = experiment.world, experiment.stop_after, experiment.stop_when
     if phase == "tune" and (tune := experiment.tune) is not None:
         world, after, when = _world_to_tune_in(tune.world or world, arm), tune.stop_after or after, tune.stop_when
-    fill = _Filler({**settings, _OWN: seed})
+    known = {**settings, _OWN: seed}
+    fill = _Filler(known)
     run = {**experiment.run, **{key: value for key, value in settings.items() if key in SPELLED}}
-    heard, options = {*SPELLED}, fill.all(run, "run")
-    if arm.launch == "ranks":  # of the options they get the number of workers
-        heard = {_SIZE}
-        fill.used.clear()
+    options = fill.all(run, "run")
+    if arm.launch == "ranks":
+        fill = _Filler(known)  # of the options they use the number of workers alone
         fill.text(run.get(_SIZE), f"run.{_SIZE}")
     if experiment.max_restarts:
         options.setdefault("on_worker_loss", "wait")  # as `psctl run --max-restarts`
@@ -254,19 +254,26 @@ def _filled(
         "faults": [fault.model_dump() for fault in experiment.faults],
         "timeout_s": experiment.timeout_s,
     }
-    if unused := set(settings) - fill.used - set(heard) - set(_LINKS):
-        name = min(unused)
-        if arm.launch == "ranks":
-            raise ConfigError(
-                f"{name}: expected workers, rate_mbit, delay_ms, or a name that args of ranks hold as {{{name}}}, got "
-                "a setting that changes nothing for them; let args hold it, or give it to other arms under [[compare]]"
-            )
-        raise ConfigError(
-            f"{name}: expected a run option, rate_mbit, delay_ms, or a name that args or an option hold as "
-            f"{{{name}}}, got a setting that changes nothing"
-        )
+    _check_used(arm.launch, set(settings) - fill.used)
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
     return Cell(id=digest, **made)
+
+
+def _check_used(launch: Launch, unnamed: set[str]) -> None:
+    """Of the settings those that stand nowhere in braces. Raises: ConfigError for one that is no option, no link."""
+    unused = unnamed - set(_LINKS) - ({_SIZE} if launch == "ranks" else set(SPELLED))
+    if not unused:
+        return
+    name = min(unused)
+    if launch == "ranks":
+        raise ConfigError(
+            f"{name}: expected workers, rate_mbit, delay_ms, or a name that args of ranks hold as {{{name}}}, got "
+            "a setting that changes nothing for them; let args hold it, or give it to other arms under [[compare]]"
+        )
+    raise ConfigError(
+        f"{name}: expected a run option, rate_mbit, delay_ms, or a name that args or an option hold as "
+        f"{{{name}}}, got a setting that changes nothing"
+    )
 
 
 def _linked(links: Links, settings: Settings) -> Links:

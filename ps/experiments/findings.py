@@ -70,11 +70,12 @@ def _of_cost(group: Sequence[Summary], cost: str, measure: str) -> Finding:
 
 
 def _how_often(leader: str, group: Sequence[Summary]) -> str:
-    reached = {one.arm: (one.reached, len(one.runs)) for one in group}
-    own, runs = reached.pop(leader)
-    most = max((count for count, _ in reached.values()), default=own + 1)
-    beside = ", more than any other" if reached and own > most else ", as many as any other" if own == most else ""
-    return f"{leader} reached it in {own} of {counted(runs, 'run')}{beside}"
+    [own] = [one for one in group if one.arm == leader]
+    others = [one.reached for one in group if one.arm != leader]
+    beside = ""
+    if others and own.reached >= max(others):
+        beside = ", more than any other" if own.reached > max(others) else ", as many as any other"
+    return f"{leader} reached it in {own.reached} of {counted(len(own.runs), 'run')}{beside}"
 
 
 def _finding(measure: str, head: str, verdict: Verdict, words: Words) -> Finding:

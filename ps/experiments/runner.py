@@ -21,7 +21,7 @@ from ps.experiments.files import Fault, Links
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
 from ps.experiments.sweep import write_whole
 from ps.experiments.virtual import run_virtual
-from ps.launch.options import Place, RunOptions
+from ps.launch.options import Deed, Place, RunOptions
 from ps.launch.run import run_cluster
 from ps.launch.supervisor import Supervisor
 
@@ -110,7 +110,7 @@ def _run_processes(cell: Cell, folder: Path, place: Callable[[str], Place]) -> d
         log_dir=str(folder / "logs"),
         quiet=True,
         figures_s=FIGURES_S,
-        faults=tuple((fault.clock, fault.words, partial(_happen, cell, fault)) for fault in cell.faults),
+        faults=tuple(Deed(fault.clock, fault.words, partial(_happen, cell, fault)) for fault in cell.faults),
         place=place,
     )
     code = run_cluster(options, make_control=control)

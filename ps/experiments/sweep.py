@@ -284,10 +284,9 @@ def metric_of(cell: Cell, folder: Path, name: str) -> list[float]:
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """None where the cell has not ended, or its outcome was cut off."""
     try:
-        found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        return read_object(folder / "outcome.json")
+    except ConfigError:
         return None
-    return found
 
 
 def read_object(path: Path) -> dict[str, Any]:

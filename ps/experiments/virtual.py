@@ -76,8 +76,8 @@ class VirtualRun:
         outcome = self.watch.look()
         reason, failed = outcome if outcome is not None else ("the workers have ended", False)
         if self.faults:
-            left, clocks = [fault.words for fault in self.faults], [worker["clock"] for worker in self.watch.workers]
-            reason, failed = missed(len(self.cell.faults), left, clocks, reason), True
+            left = [fault.words for fault in self.faults]
+            reason, failed = missed(len(self.cell.faults), left, self.watch.clocks, reason), True
         self.watch.end(reason=reason, exit_code=int(failed), restarts=self.restarts, processes={})
         if failed:
             print(reason, file=sys.stderr)
@@ -87,7 +87,7 @@ class VirtualRun:
             "reason": reason,
             "seconds": self.simulator.now,
             "began": self.simulator.controller.core.began_at,
-            "clocks": [worker["clock"] for worker in self.watch.workers],
+            "clocks": self.watch.clocks,
             "restarts": self.restarts,
             "checksum": f"{checksum(self.simulator.contents()):08x}",
             "peers": {name: self.measured(name) for name in names},

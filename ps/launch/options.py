@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ps.colocated import counted, is_colocated
 from ps.config import SPELLED, RunConfig
@@ -37,6 +37,14 @@ class Place:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+class Deed(NamedTuple):
+    """A fault that a run is to have: when all workers have finished so many clocks."""
+
+    clock: int
+    words: str
+    do: Callable[[Supervisor], None]
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The flags of `psctl run`, unchecked; `config` holds those of RunConfig that were given.
@@ -60,8 +68,7 @@ class RunOptions:
     key: str | None = None
     grace_s: float = GRACE_S  # from SIGTERM to SIGKILL
     figures_s: float = FIGURES_S  # between two reports of our own figures
-    # for experiments: at this clock of all workers, in words, and the deed
-    faults: tuple[tuple[int, str, Callable[[Supervisor], None]], ...] = ()
+    faults: tuple[Deed, ...] = ()  # for experiments
     place: Callable[[str], Place] = lambda name: Place()  # for experiments: of a process; "controller" is this one
     places: Mapping[str, str] = field(default_factory=dict)
 

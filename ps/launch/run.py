@@ -18,6 +18,7 @@ from ps.launch.ends import Failure, ended, failed, missed
 from ps.launch.figures import Figures
 from ps.launch.journal import Journal, make_log_dir, run_name
 from ps.launch.options import (
+    Deed,
     RunOptions,
     cluster_environment,
     ignored_variables,
@@ -65,7 +66,7 @@ class Run:
     others: dict[str, Exit] = field(default_factory=dict)  # servers, evaluator, save
     overdue_at: float = float("inf")  # the job is over: workers must have ended by then
     told_late: bool = False
-    faults: list[tuple[int, str, Callable[[Supervisor], None]]] = field(init=False)  # still to come
+    faults: list[Deed] = field(init=False)  # still to come
 
     def __post_init__(self) -> None:
         self.faults = list(self.options.faults)
@@ -177,9 +178,9 @@ class Run:
         if outcome is not None and not outcome[1]:
             self.on_stopped(now)
         clock = min(progress(self.watch.status, 0.0).clocks, default=0)
-        for due in [due for due in self.faults if outcome is None and due[0] <= clock]:
+        for due in [due for due in self.faults if outcome is None and due.clock <= clock]:
             self.faults.remove(due)
-            due[2](self.supervisor)
+            due.do(self.supervisor)
 
     def on_stopped(self, now: float) -> None:
         """The job is over: who is through may take its time, the others have the run's timeout to find out."""
@@ -255,8 +256,8 @@ class Run:
         outcome = self.watch.look()
         reason = outcome[0] if outcome is not None else "the workers have ended"
         if self.faults:
-            left, clocks = [words for _, words, _ in self.faults], [worker["clock"] for worker in self.watch.workers]
-            why = missed(len(self.options.faults), left, clocks, reason if failure is None else failure.why)
+            left, why = [fault.words for fault in self.faults], reason if failure is None else failure.why
+            why = missed(len(self.options.faults), left, self.watch.clocks, why)
             failure = Failure(why, None if failure is None else failure.exit)
         code = 0 if failure is None else failure.code
         if self.supervisor.signals:

@@ -62,6 +62,11 @@ class Watch:
         workers: list[dict[str, Any]] = self.status["workers"]
         return workers
 
+    @property
+    def clocks(self) -> list[int]:
+        """Of the workers, as of the last look."""
+        return [worker["clock"] for worker in self.workers]
+
     def look(self) -> Outcome | None:
         """Takes what is new, and stops the job when a rule says so. Returns: `outcome`."""
         # First the status: what a worker has logged before it was done is then among the logs.
@@ -82,9 +87,9 @@ class Watch:
     def end(self, **outcome: Any) -> None:
         """After the last look: figures as they ended, and how the run did."""
         self.journal.logged(self.figures.reports(self.status, self.seconds, now=True))
-        began_at, clocks = self.status["began_at"], [worker["clock"] for worker in self.workers]
+        began_at = self.status["began_at"]
         began = None if began_at is None else round(began_at - self.began, 3)
-        self.journal.end(seconds=round(self.seconds, 3), began=began, clocks=clocks, **outcome)
+        self.journal.end(seconds=round(self.seconds, 3), began=began, clocks=self.clocks, **outcome)
 
     def _tell_bill(self) -> None:
         """Whenever parameters were registered, but for those that nobody would count."""

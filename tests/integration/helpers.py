@@ -56,10 +56,10 @@ def steps(clocks: int, each: Callable[[ps.Client, Arrays], None] = nothing) -> C
 
 def until_stopped(client: ps.Client) -> int:
     """Trains until somebody stops the job."""
-    client.register({"w": np.zeros(3, np.float32)})
+    client.register(vector())
     while not client.should_stop:
         client.pull()
-        client.push({"w": np.ones(3, np.float32)})
+        client.push(vector(1.0))
         client.tick()
     return client.clock
 

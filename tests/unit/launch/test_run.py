@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ps.launch.options import RunOptions
+from ps.launch.options import Deed, RunOptions
 from ps.launch.run import run_cluster
 from tests.unit.launch.fake import CHECKOUT, SAY, SERVER, FakeControl
 
@@ -304,7 +304,10 @@ def test_interrupt(tmp_path: Path, times: int) -> None:
 
 def test_a_run_that_ends_before_one_of_its_faults_fails(launch: Launch, tmp_path: Path) -> None:
     happened = tmp_path / "happened"
-    faults = ((5, "cut at clock 5", lambda _: happened.touch()), (500, "kill at clock 500", pytest.fail))
+    faults = (
+        Deed(5, "cut at clock 5", lambda _: happened.touch()),
+        Deed(500, "kill at clock 500", lambda _: pytest.fail("too late")),
+    )
     script = 'say("clock", 60)\nwhile not os.path.exists(sys.argv[1]): say("states?")\nsay("done")\n'
     assert launch(script, args=(str(happened),), faults=faults, quiet=True) == 1
     words = "faults: expected all to happen, 1 of 2 has not: kill at clock 500; the run ended at clock 60: "
