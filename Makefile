@@ -21,6 +21,11 @@ TYPED := $(foreach d,ps examples benchmarks experiments tests,$(if $(wildcard $(
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 16
 
+# Tests start hundreds of processes, several at a time on each core: each would compile the package anew where the user
+# keeps Python from caching that, and libraries of numerics would start a thread per core in each.
+test soak: export PYTHONDONTWRITEBYTECODE :=
+test soak: export OMP_NUM_THREADS := 1
+
 test: $(NATIVE) $(TOOLS)  ## the whole test suite; ARGS="-k ssp" for a part
 	$(PYTEST) $(ARGS)
 

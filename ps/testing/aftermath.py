@@ -77,7 +77,7 @@ def _check_worker(witness: Witness, life: Life) -> None:
         left = np.zeros_like(want) if got is None and want is not None else got  # of raw slices, when nothing is left
         same = (want is None) == (left is None) and (want is None or left is None or want.tobytes() == left.tobytes())
         where = f"worker {life.rank}: residual of {witness.name(slice_id)}:"
-        witness.expect(same, "frames", where, f"expected {want}, got {got}")
+        witness.expect(same, "frames", where, "expected", want, "got", got)
 
 
 def _check_server(witness: Witness, server: Server) -> None:
@@ -92,7 +92,7 @@ def _check_server(witness: Witness, server: Server) -> None:
         witness.expect(version == seen.version[slice_id], "versions", where, version, "in the ledger, not in the log")
         value, want = server.values.current[index].array, witness.history.get(slice_id, {}).get(version)
         same = want is not None and want.tobytes() == value.tobytes()
-        witness.expect(same, "values", where, f"ends with {value.tolist()}, the replay with {want}")
+        witness.expect(same, "values", where, "ends with", value, "the replay with", want)
         view = server.values.view[index]
         if view is not None:
             same = view.values.array.tobytes() == witness.views.by_version[slice_id][version].tobytes()

@@ -65,7 +65,7 @@ class Life:
             where += f"min clock {min_clock}:"
             want = self.replica.get(slice_id)
             same = want is not None and want.tobytes() == array.tobytes()
-            expect(same, "values", where, f"expected {want}, got {array.reshape(-1)}")
+            expect(same, "values", where, "expected", want, "got", array.reshape(-1))
             if clock % (self.cadence.pull_every // self.cadence.fragments) == 0 or self.cadence.overlap:
                 numbers = (clock, self.since[slice_id], version, min_clock)
                 wrong = self.witness.promise(slice_id, *numbers, self.incarnation > 1)
@@ -150,7 +150,7 @@ class Life:
             if self.witness.gather is not None and not self.witness.by_version:
                 rounds = [self.witness.rounds(slice_id, clock) for clock in (push.clock, push.clock + 1)]
                 self.witness.expect(rounds[0] < rounds[1], "frames", where, "travels before its round ends")
-            self.witness.expect(same, "frames", where, f"expected {want}, got {frame}")
+            self.witness.expect(same, "frames", where, "expected", want, "got", frame)
             self.pushes.append(push)
             self.witness.on_push(push)
         self.summed.clear()  # what an earlier incarnation has finished does not travel, nor later

@@ -117,7 +117,7 @@ class Witness:
         self.counts = {"pushes": 0, "commits": 0, "late": 0, "reads": 0}
 
     def expect(self, holds: bool, check: str, *text: Any) -> None:
-        """Notes a broken promise; the run goes on."""
+        """Notes a broken promise; the run goes on. text: put into words only then, which for arrays takes long."""
         if not holds:
             self.broken.append(Broken(check, " ".join(map(str, text))))
 
@@ -177,7 +177,7 @@ class Witness:
         where = f"{self.name(slice_id)}, version {commit.version}:"
         self.expect(commit.version == before + 1, "versions", where, f"came after {before}")
         order = [(c.worker, c.seq) for c in commit.contributions]
-        self.expect(order == sorted(order), "versions", where, f"not in rank order: {order}")
+        self.expect(order == sorted(order), "versions", where, "not in rank order:", order)
         self.counts["commits"] += bool(order)
         pushes = [self._contributed(slice_id, commit, c, where) for c in commit.contributions]
         known = [push for push in pushes if push is not None]
@@ -197,13 +197,13 @@ class Witness:
         if push is None:
             self.expect(False, "exactly once", where, f"push {c.seq} of worker {c.worker} was never made")
             return None
-        self.expect(push.weight == c.weight, "values", where, f"{push}: weight {push.weight} became {c.weight}")
+        self.expect(push.weight == c.weight, "values", where, push, "weighs", push.weight, "and became", c.weight)
         if self.gather is None:
             stale = commit.version - 1 - push.base
-            self.expect(stale == commit.staleness >= 0, "versions", where, f"{push}: staleness {stale}: {commit}")
+            self.expect(stale == commit.staleness >= 0, "versions", where, push, "has staleness", stale, commit)
         else:
             round_ = self._round(push)
-            self.expect(round_ == commit.version - 1, "versions", where, f"{push} belongs to round {round_}")
+            self.expect(round_ == commit.version - 1, "versions", where, push, "belongs to round", round_)
         return push
 
     def _round(self, push: PushSeen) -> int:
@@ -259,8 +259,8 @@ class Witness:
         for seq, push in self.pushes.get((worker, slice_id), {}).items():
             before = self._round(push) < rounds and push.clock <= until
             if before and push.incarnation == seen.incarnation.get(worker):
-                where = f"{self.name(slice_id)}: clock {clock} of worker {worker} is closed"
-                self.expect(seq in settled, "clocks", where, f"and {push} has no verdict")
+                where = (self.name(slice_id), "clock", clock, "of worker", worker)
+                self.expect(seq in settled, "clocks", *where, "is closed, and there is no verdict of", push)
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Witness:
         """A worker sends a push for the first time."""
         self.counts["pushes"] += 1
         settled = self.settled.get((push.worker, push.slice), {})
-        self.expect(push.seq not in settled, "exactly once", f"{push} takes a number that has {settled.get(push.seq)}")
+        self.expect(push.seq not in settled, "exactly once", push, "takes a number that has", settled.get(push.seq))
         self.pushes.setdefault((push.worker, push.slice), {})[push.seq] = push
 
     def on_tick(self, worker: int, slice_id: int, base: int, clock: int) -> None:
@@ -297,7 +297,7 @@ class Witness:
             self.expect(False, "values", where, "no such version")
         else:
             same = values.tobytes() == expected.tobytes()
-            self.expect(same, "values", where, f"expected {expected.tolist()}, got {values.tolist()}")
+            self.expect(same, "values", where, "expected", expected, "got", values)
         least = seen.min_clock(slice_id)
         self.expect(min_clock <= least, "reads", where, f"was told min clock {min_clock}, it is {least}")
         if self.gather is None:
@@ -313,7 +313,7 @@ class Witness:
         for seq, push in self.pushes.get((worker, slice_id), {}).items():
             if push.incarnation == seen.incarnation.get(worker) and (clock is None or push.clock < clock):
                 inside = seq in settled and settled[seq][1] <= version
-                self.expect(inside, "reads", where, f"{push} is missing: {settled.get(seq)}")
+                self.expect(inside, "reads", where, push, "is missing:", settled.get(seq))
 
     def promise(
         self, slice_id: int, clock: int, since: int, version: int, min_clock: int, restarted: bool

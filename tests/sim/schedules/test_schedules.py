@@ -1,4 +1,4 @@
-"""Random fault schedules: 500 of each model here, shared out among its variants; 10,000 of each variant in `make soak`.
+"""Random fault schedules: 500 of each model here, 10,000 in `make soak`, shared out among its variants.
 
 A failure carries the seed and a shortened schedule; paste that into test_found.py.
 """
@@ -12,8 +12,8 @@ import pytest
 
 from ps.testing.schedules import check_schedules
 
-SEEDS, CHUNK = 500, 50  # a chunk is one test, so that xdist can share them out
-SOAK_SEEDS, SOAK_CHUNK = 10_000, 250
+SEEDS, SOAK_SEEDS = 500, 10_000
+CHUNK = 50  # a chunk is one test, so that xdist can share them out
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bsp, wait": ("bsp", {"on_worker_loss": "wait"}),
@@ -35,24 +35,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def shares() -> Iterator[tuple[str, int]]:
+def shares(seeds: int) -> Iterator[tuple[str, int]]:
     """(variant, first seed): the chunks of each model go round its variants."""
     variants: dict[str, list[str]] = {}
     for name, (model, _) in MODELS.items():
         variants.setdefault(model.partition(":")[0], []).append(name)
     for names in variants.values():
-        yield from ((names[place % len(names)], place * CHUNK) for place in range(SEEDS // CHUNK))
+        yield from ((names[place % len(names)], place * CHUNK) for place in range(seeds // CHUNK))
 
 
-@pytest.mark.parametrize(("name", "first"), list(shares()))
+@pytest.mark.parametrize(("name", "first"), list(shares(SEEDS)))
 def test_random_schedules(name: str, first: int) -> None:
     model, drawn = MODELS[name]
     check_schedules(model, range(first, first + CHUNK), **drawn)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("first", range(0, SOAK_SEEDS, SOAK_CHUNK))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "first"), [share for share in shares(SOAK_SEEDS) if share[1] >= SEEDS])
 def test_random_schedules_for_long(name: str, first: int) -> None:
-    model, drawn = MODELS[name]
-    check_schedules(model, range(first, first + SOAK_CHUNK), **drawn)
+    test_random_schedules(name, first)
