@@ -28,6 +28,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LINKS = ("rate_mbit", "delay_ms")  # settings that change the links
 _SHOWN = 4  # arms in an error
 _OWN = "seed"  # {seed} needs no setting
+_DIGITS = 12  # of a number in the name of an arm
 _SIZE = "workers"  # the one option that reaches ranks
 
 
@@ -168,9 +169,9 @@ def product(grid: Mapping[str, list[Setting]]) -> Iterator[Settings]:
 
 def spelled(name: str, value: Setting) -> str:
     """Of a setting, in the name of an arm: a text speaks for itself, a number does not."""
-    return (
-        value if isinstance(value, str) else f"{name}={value:g}" if not isinstance(value, bool) else f"{name}={value}"
-    )
+    if isinstance(value, str):
+        return value
+    return f"{name}={value}" if isinstance(value, bool) else f"{name}={value:.{_DIGITS}g}"
 
 
 def make_cell(

@@ -92,7 +92,7 @@ def _mend(host: str) -> None:
 
 
 def _down() -> None:
-    subprocess.run([COMMAND, "down"], capture_output=True, timeout=COMMAND_S)
+    _said("down")  # nothing to remove is fine
 
 
 def _number(host: str) -> int:
@@ -100,6 +100,13 @@ def _number(host: str) -> int:
 
 
 def _netlab(*args: str) -> None:
-    done = subprocess.run([COMMAND, *args], capture_output=True, text=True, timeout=COMMAND_S)
+    done = _said(*args)
     if done.returncode != 0:
         raise ConfigError(f"{COMMAND} {' '.join(args)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+
+
+def _said(*args: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run([COMMAND, *args], capture_output=True, text=True, timeout=COMMAND_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{COMMAND} {' '.join(args)}: expected an end within {COMMAND_S:g} s, got none") from None

@@ -62,7 +62,8 @@ def wheel_of_the_checkout(folder: Path, env: dict[str, str]) -> zipfile.ZipFile:
     """Built without isolation, so without a network, in `folder`; not optimised, which takes twice as long."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
     build = [*pip, "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder), str(CHECKOUT)]
-    done = subprocess.run(build, capture_output=True, text=True, timeout=100, env=env | {"SKBUILD_CMAKE_BUILD_TYPE": "Debug"})
+    env = env | {"SKBUILD_CMAKE_BUILD_TYPE": "Debug"}
+    done = subprocess.run(build, capture_output=True, text=True, timeout=100, env=env)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("*.whl")
     return zipfile.ZipFile(wheel)

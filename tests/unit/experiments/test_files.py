@@ -143,6 +143,11 @@ def test_plug_ins_beside_the_script_are_found(tmp_path: Path, monkeypatch: pytes
     assert {cell.config.optimizer for cell in found} == {"swept_plug:Mine:lr=0.5"}
 
 
+def test_the_name_of_an_arm_has_all_digits_of_a_number(tmp_path: Path) -> None:
+    found = cells(tmp_path, HEAD.replace("{width}", "{lr}") + RUN + "[grid]\nlr = [1048575, 1048576]\n" + REPORT)
+    assert {cell.arm for cell in found} == {"lr=1048575", "lr=1048576"}
+
+
 def test_arms_are_chosen_by_a_pattern_of_their_names(tmp_path: Path) -> None:
     experiment = read_experiment(write(tmp_path, HEAD + RUN + GRID + REPORT))
     assert matching(experiment, "async*") == ["async, width=8", "async, width=16"]

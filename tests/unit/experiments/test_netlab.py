@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -99,6 +99,17 @@ def test_hosts_that_cannot_be_made_are_removed(asked: Path, tmp_path: Path, brok
     with pytest.raises(ConfigError, match=rf"^netlab {broken} .*: no more namespaces$"):
         netlab.inside(cell_of(tmp_path), "network", ["true"])
     assert asked.read_text().splitlines()[-1] == "down"
+
+
+def test_a_command_that_does_not_end_is_named(asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[1] == "up":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    with pytest.raises(ConfigError, match=r"^netlab up 3 --rate 10000 --rtt 1: expected an end within 60 s, got none$"):
+        netlab.inside(cell_of(tmp_path), "network", ["true"])
 
 
 class Later:
