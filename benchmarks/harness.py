@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ps.experiments.environment import git, processor
 from ps.kernels import IN_USE
 
 FOLDER = Path(__file__).resolve().parent
@@ -163,26 +163,13 @@ def measure(name: str, function: Function, *, full: bool) -> Result:
 
 def machine() -> dict[str, str]:
     """What a published figure must say about where it comes from."""
-    try:
-        cpu = next(
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        cpu = platform.machine()
-    git = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
     return {
-        "cpu": f"{cpu}, {os.cpu_count()} cores",
+        "cpu": f"{processor()}, {os.cpu_count()} cores",
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "kernels": IN_USE,
-        "commit": commit,
+        "commit": git(FOLDER, "describe", "--always", "--dirty", "--exclude=*") or "unknown",
     }
 
 

@@ -25,11 +25,11 @@ def environment(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
         "machine": platform.node(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
-        "commit": _git(folder, "rev-parse", "HEAD"),
-        "changed": bool(_git(folder, "status", "--porcelain")),
+        "commit": git(folder, "rev-parse", "HEAD"),
+        "changed": bool(git(folder, "status", "--porcelain")),
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -41,7 +41,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     """Its model's name, where the kernel says it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -50,8 +50,8 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _git(folder: Path, *args: str) -> str:
-    """What git says, or nothing."""
+def git(folder: Path, *args: str) -> str:
+    """What git says in this folder; nothing where there is no git, or no repository."""
     try:
         found = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=GIT_S)
     except (OSError, subprocess.TimeoutExpired):
