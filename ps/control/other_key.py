@@ -43,7 +43,8 @@ def _certificate(address: str) -> bytes | None:
             try:
                 with context.wrap_socket(way) as shaken:
                     return shaken.getpeercert(binary_form=True)
-            except ssl.SSLEOFError:  # it hangs up, as a proxy does before whom it stands for is there
+            # It hangs up, as a proxy does before whom it stands for is there. Which of the two depends on Python.
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return None
             except ssl.SSLError:
                 return b""
