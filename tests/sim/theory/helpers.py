@@ -61,11 +61,10 @@ def round_robin(
     def train(client: Client) -> None:
         client.register({"x": x0_N})
         client.spend(client.rank)
+        x_N = client.pull()["x"]
         for _ in range(-(-commits // client.size)):
-            x_N = client.pull()["x"]
             client.spend(client.size)
-            client.push({"x": gradient(x_N)})
-            client.tick()
+            x_N = client.push_pull({"x": gradient(x_N)})["x"]
         client.barrier()  # who leaves early raises the rate 1/live of the others
 
     def on_commit(commit: Commit, values_N: F64) -> None:
@@ -92,9 +91,9 @@ def imposed(
 
     def train(client: Client) -> None:
         client.register({"x": x0_N})
+        x_N = client.pull()["x"]
         for _ in range(commits):
-            client.push({"x": gradient(client.pull()["x"])})
-            client.tick()
+            x_N = client.push_pull({"x": gradient(x_N)})["x"]
 
     def on_commit(commit: Commit, values_N: F64) -> None:
         rows.append(keep(values_N.reshape(x0_N.shape)))
