@@ -64,7 +64,9 @@ def script_in(home: Path, script: str) -> Path:
         raise ConfigError(f"{who}: {expected}, got {script!r} with a `..`; name it from that directory")
     try:
         found = (home / script).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is none
+        if found.is_symlink():  # from Python 3.13 on: before, it is a RuntimeError
+            raise OSError("links in a circle")
+    except (OSError, RuntimeError, ValueError) as error:  # or a name that is none
         raise ConfigError(f"{who}: {expected}, got {script!r} ({error}); {remedy}") from None
     if not found.is_relative_to(home):
         raise ConfigError(f"{who}: {expected}, got {script!r}, which is {found}; {remedy}")
