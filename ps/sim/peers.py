@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ps.messages import Code, Join, Place, Spec, Values
-from ps.optim.sgd import Sgd
 from ps.server.actions import Action, Answer, Apply, Replicate, Waited
 from ps.server.actions import Send as ServerSend
 from ps.server.build import build_shard
@@ -23,6 +22,7 @@ from ps.worker.actions import Action as WorkerAction
 from ps.worker.actions import Send, Settled
 from ps.worker.core import Session
 from ps.worker.resends import Key, Resends
+from ps.worker.standing import knows_updates
 
 if TYPE_CHECKING:
     from ps.sim.scale import Cluster
@@ -139,9 +139,8 @@ class WorkerPeer:
     def __init__(self, cluster: Cluster, rank: int, random: Random) -> None:
         self.cluster, self.random, self.peer = cluster, random, worker_peer(rank)
         config = cluster.config
-        model, rule = config.model(), config.rule()
+        model, overlays = config.model(), knows_updates(config, cluster.keyspace.parameters)
         self.cadence = model.cadence
-        overlays = self.cadence.lazy and type(rule) is Sgd and rule.weight_decay == 0 and config.clip_value is None
         self.session = Session(
             rank, INCARNATION, model, config.servers, overlays, inflight_clocks=config.inflight_clocks
         )

@@ -83,7 +83,7 @@ class Outcome:
     """
 
     end_CW: NDArray[np.float64]
-    staleness: Counter[int] = field(default_factory=Counter)  # commits -> pushes of a slice
+    staleness: Counter[int] = field(default_factory=Counter)  # in commits -> how many commits of a slice had it
     waited_s: dict[tuple[int, int], float] = field(default_factory=lambda: defaultdict(float))  # (worker, for whom)
     refused: int = 0  # pushes of a slice that came too late for their round
     bytes: float = 0.0  # on the wire, both ways

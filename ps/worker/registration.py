@@ -17,6 +17,7 @@ from ps.keyspace import Options, Parameter
 from ps.messages import BatchReady, Register, Registered, Spec
 from ps.types import CONTROLLER, Array, WorkerId
 from ps.worker.probe import measure
+from ps.worker.standing import knows_updates
 
 if TYPE_CHECKING:
     from ps.worker.runtime import Worker
@@ -50,7 +51,7 @@ class Registration:
         if answer.compression:
             parameters = [replace(p, options=decided(worker.config, p.options, answer.compression)) for p in parameters]
             self._say(lambda: f"compression {answer.compression}: {answer.why}")
-        if any(p.options.push_compression not in (None, "none") for p in parameters):
+        if not knows_updates(worker.config, parameters):
             worker.session.overlays = False
         ids = worker.keyspace.extend(parameters)
         slices = [worker.keyspace.slices[i] for i in ids]

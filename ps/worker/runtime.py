@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ps import wire
-from ps.compression.choice import Codecs
 from ps.config import RunConfig
 from ps.errors import ConfigError, DeadlineError, FrameError, PeerError, StoppedError
 from ps.keyspace import Keyspace
@@ -31,7 +30,6 @@ from ps.messages import (
     Withheld,
 )
 from ps.metrics import Metrics
-from ps.optim.sgd import Sgd
 from ps.transport.base import Message
 from ps.transport.outbox import Outbox
 from ps.types import CONTROLLER, Array, Int64, PeerId, WorkerId, worker_peer
@@ -50,6 +48,7 @@ from ps.worker.pushing import Pushed, Pushing
 from ps.worker.registration import Registration
 from ps.worker.reports import Reports
 from ps.worker.schemes import Schemes
+from ps.worker.standing import knows_updates
 
 log = logging.getLogger("ps")
 
@@ -117,7 +116,7 @@ class Worker:
             self.incarnation,
             model,
             self.config.servers,
-            self._knows_updates,
+            knows_updates(self.config),
             self.config.resend_s,
             self.config.inflight_clocks,
         )
@@ -130,13 +129,6 @@ class Worker:
         self.wait(lambda: self.session.is_joined, self.config.timeout_s, self.missing.silent_shards)
 
     @property
-    def _knows_updates(self) -> bool:
-        """A push of this worker changes its replica as it changes the values, before they are pulled."""
-        rule = self.config.rule()
-        plain = type(rule) is Sgd and rule.weight_decay == 0 and self.config.clip_value is None
-        return self.config.model().cadence.lazy and plain and self.config.codecs() == Codecs()
-
-    @property
     def busy_s(self) -> float:
         """Seconds, from any begin, without what was waited for others: for the difference of two."""
         return self.port.now() - self.waited_s
@@ -144,7 +136,7 @@ class Worker:
     def adopt(self, optimizer: str) -> None:
         """The servers use the script's own optimizer from now on."""
         self.config = self.config.with_optimizer(optimizer)
-        self.session.overlays = self._knows_updates
+        self.session.overlays = knows_updates(self.config)
 
     def _give_up(self, why: str) -> None:
         if self.enrolled is not None:  # others may wait for this worker already

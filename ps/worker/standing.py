@@ -6,12 +6,26 @@ S: all registered slices by id; E: some of them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
+from ps.compression.choice import Codecs
+from ps.config import RunConfig
 from ps.consistency import Consistency, Gather
+from ps.keyspace import Parameter
 from ps.messages import RAW, SAME, Values, Welcome
+from ps.optim.sgd import Sgd
 from ps.types import Bool, Clock, Int64
+
+
+def knows_updates(config: RunConfig, parameters: Iterable[Parameter] = ()) -> bool:
+    """A push of these parameters changes the worker's replica as it changes the values, before they are pulled: a pull
+    may then be served from the replica."""
+    rule = config.rule()
+    plain = type(rule) is Sgd and rule.weight_decay == 0 and config.clip_value is None
+    exact = config.codecs() == Codecs() and all(p.options.push_compression in (None, "none") for p in parameters)
+    return config.model().cadence.lazy and plain and exact
 
 
 class Standing:
