@@ -107,6 +107,10 @@ class ControlServer:
         """All that were registered so far."""
         return self._in_loop(lambda: list(self._hub.core.batches.keyspace.parameters))
 
+    def script_optimizer(self) -> str:
+        """The server optimizer that the script has brought; empty: none."""
+        return self._in_loop(lambda: self._hub.core.batches.optimizer)
+
     def stop(self, reason: str, failed: bool = False) -> None:
         """Ends the job: workers finish their clock, then everybody is told goodbye. The second does nothing."""
         self._in_loop(lambda: self._hub.stop(reason, failed))

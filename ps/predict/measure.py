@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ps.config import RunConfig
 from ps.control.service import ControlServer
 from ps.errors import ConfigError
-from ps.keyspace import Keyspace, Parameter, Slice
+from ps.keyspace import Keyspace, Parameter
 from ps.launch.options import RunOptions, check_script, look_beside
 from ps.launch.run import run_cluster
 from ps.metrics import Snapshot, Span, series
@@ -68,45 +68,46 @@ class Watching(ControlServer):
         return "it has been measured" if now > began + (RUN_S if enough else LONGEST_S) else None
 
 
-@dataclass(frozen=True)
-class Steps:
-    """What workers did in each step, in seconds. S: steps of all workers."""
+class Step(NamedTuple):
+    """What a worker did in one step: seconds of all of it, of computing, of encoding; bytes."""
 
-    step_S: Sequence[float]
-    compute_S: Sequence[float]
-    encode_S: Sequence[float]
+    seconds: float
+    compute_s: float
+    encode_s: float
+    pushed: int
+    pulled: int
 
     @property
-    def rest_S(self) -> list[float]:
+    def rest_s(self) -> float:
         """Until pushes have gone and values are there, without encoding."""
-        return [step - compute - encode for step, compute, encode in zip(*self._columns, strict=True)]
-
-    @property
-    def _columns(self) -> tuple[Sequence[float], ...]:
-        return self.step_S, self.compute_S, self.encode_S
+        return self.seconds - self.compute_s - self.encode_s
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run. server_s: processor time of the server per clock, each time that it told; shares: as in a profile."""
+    """One run. steps: of all workers; server_s: processor time of the server per clock, each time that it told.
+
+    optimizer: the one that the script has brought, if it has; push_share, pull_share: as in a profile.
+    """
 
     parameters: list[Parameter]
-    steps: Steps
+    steps: Sequence[Step]
     server_s: Sequence[float]
     push_share: float = 1.0
     pull_share: float = 1.0
-
-    @property
-    def slices(self) -> list[Slice]:
-        """All that are stepped."""
-        keyspace = Keyspace()
-        keyspace.extend(list(self.parameters))
-        return keyspace.slices
+    optimizer: str = ""
 
     @property
     def nbytes(self) -> int:
         """Of all values."""
-        return sum(one.nbytes for one in self.slices)
+        keyspace = Keyspace()
+        keyspace.extend(list(self.parameters))
+        return sum(one.nbytes for one in keyspace.slices)
+
+    @property
+    def rest_S(self) -> list[float]:
+        """Of each step."""
+        return [step.rest_s for step in self.steps]
 
     def profile(self, compute_s: float = 0.0) -> Profile:
         """Of the simulator: every step computes so long."""
@@ -142,13 +143,14 @@ def measure(
     check = None
     if with_check:
         two = observe(script, args, options, 2)
-        predicted_s = one.predicted_s(costs.on(Network()), median(two.steps.compute_S), workers=2)
-        check = Check(measured_s=median(two.steps.step_S), predicted_s=predicted_s)
+        predicted_s = one.predicted_s(costs.on(Network()), median(step.compute_s for step in two.steps), workers=2)
+        check = Check(measured_s=median(step.seconds for step in two.steps), predicted_s=predicted_s)
     return Measured(
         script=" ".join([script, *args]),
         codec=Codec.of(config),
         parameters=[Tensor(name=each.name, shape=list(each.shape), dtype=each.dtype) for each in one.parameters],
-        compute_s=sorted(one.steps.compute_S),
+        compute_s=sorted(step.compute_s for step in one.steps),
+        optimizer=one.optimizer,
         push_share=one.push_share,
         pull_share=one.pull_share,
         costs=costs,
@@ -163,11 +165,11 @@ def fitted(bare: Sample, one: Sample) -> Costs:
     cost the server is the processor time that is left; what remains of the step is that of taking in values.
     """
     messages = bare.predicted_s(Network(server_message_s=1.0))  # that the server takes in a step
-    bare_s = median(bare.steps.rest_S)
+    bare_s = median(bare.rest_S)
     server = Cost.of([min(seconds, bare_s / 2) / messages for seconds in bare.server_s])
-    encode = Cost.of([seconds / (one.nbytes * one.push_share) for seconds in one.steps.encode_S])
+    encode = Cost.of([step.encode_s / (one.nbytes * one.push_share) for step in one.steps])
     messages_s = one.predicted_s(Network(server_message_s=server.median))
-    apply = Cost.of([(min(s, median(one.steps.rest_S)) - messages_s) / one.nbytes for s in one.server_s])
+    apply = Cost.of([(min(s, median(one.rest_S)) - messages_s) / one.nbytes for s in one.server_s])
     known = Costs(server_message_s=server, encode_s_per_byte=encode, apply_s_per_byte=apply)
     known = known.model_copy(update={"worker_message_s": _rest_of(bare, known, "worker_message_s")})
     return known.model_copy(update={"decode_s_per_byte": _rest_of(one, known, "decode_s_per_byte")})
@@ -176,7 +178,7 @@ def fitted(bare: Sample, one: Sample) -> Costs:
 def _rest_of(sample: Sample, known: Costs, name: str) -> Cost:
     """The cost of this name with which steps take as long as they took, the others being known: by bisection, as what
     overlaps depends on it. A step grows with it by itself or more."""
-    encode_s, network = median(sample.steps.encode_S), known.on(Network())
+    encode_s, network = median(step.encode_s for step in sample.steps), known.on(Network())
 
     def solved(rest_s: float) -> float:
         low, high = 0.0, rest_s + encode_s
@@ -187,7 +189,7 @@ def _rest_of(sample: Sample, known: Costs, name: str) -> Cost:
             low, high = (middle, high) if step_s < rest_s + encode_s else (low, middle)
         return high
 
-    low, mid, high = np.percentile(sample.steps.rest_S, (5, 50, 95)).tolist()
+    low, mid, high = np.percentile(sample.rest_S, (5, 50, 95)).tolist()
     return Cost(low=solved(low), median=solved(mid), high=solved(high))
 
 
@@ -213,40 +215,44 @@ def observe(script: str, args: Sequence[str], options: Mapping[str, Any], worker
         code = run_cluster(asked, make_control=control)
     if code:
         raise ConfigError(f"{script}: expected a run of some steps, got one that ended with exit code {code}")
-    steps, server = [], [Snapshot.from_dict(plain) for plain in made[0].told.get("server:0", [])]
-    snapshots = [Snapshot.from_dict(told[-1]) for peer, told in made[0].told.items() if peer.startswith("worker:")]
-    for snapshot in snapshots:
-        steps += list(steps_of(snapshot.spans))[WARM_UP:]
+    told, server = made[0].told, [Snapshot.from_dict(plain) for plain in made[0].told.get("server:0", [])]
+    spans = [Snapshot.from_dict(every[-1]).spans for peer, every in told.items() if peer.startswith("worker:")]
+    steps = [step for own in spans for step in list(steps_of(own))[WARM_UP:]]
     if len(steps) < STEPS_MIN:
         raise ConfigError(f"{script}: expected {WARM_UP + STEPS_MIN} steps or more to measure, got {len(steps)}")
     parameters = made[0].parameters()
-    sample = Sample(parameters, Steps(*zip(*steps, strict=True)), [])
-    push_share, pull_share = shares_of(script, snapshots, sample.nbytes)
-    server_s = list(server_seconds(server, len(sample.slices)))
+    server_s = list(server_seconds(server))
     if not server_s:
         raise ConfigError(f"{script}: expected a run of {RUN_S:g} s to measure, got a shorter one; give it more to do")
-    return Sample(parameters, sample.steps, server_s, push_share, pull_share)
+    sample = Sample(parameters, steps, server_s)
+    shares = shares_of(script, steps, sample.nbytes)
+    return replace(sample, push_share=shares[0], pull_share=shares[1], optimizer=made[0].script_optimizer())
 
 
-def shares_of(script: str, snapshots: Sequence[Snapshot], nbytes: int) -> tuple[float, float]:
-    """Of so many bytes of values those that workers pushed and pulled per step. Raises: ConfigError when none did."""
-    push_bytes, pull_bytes = (sum(one.total(f"{way}_bytes") for one in snapshots) for way in ("push", "pull"))
-    for way, total in (("push", push_bytes), ("pull", pull_bytes)):
+def shares_of(script: str, steps: Sequence[Step], nbytes: int) -> tuple[float, float]:
+    """Of so many bytes of values those that are pushed and pulled in a step. Raises: ConfigError when none are."""
+    pushed, pulled = sum(step.pushed for step in steps), sum(step.pulled for step in steps)
+    for way, total in (("push", pushed), ("pull", pulled)):
         if not total:
             raise ConfigError(f"{script}: expected steps that push and pull, got none that {way}")
-    clocks = sum(one.histograms[series("compute")].n for one in snapshots)
-    return push_bytes / nbytes / clocks, pull_bytes / nbytes / clocks
+    return pushed / nbytes / len(steps), pulled / nbytes / len(steps)
 
 
-def steps_of(spans: Sequence[Span]) -> Iterator[tuple[float, float, float]]:
-    """Seconds of each step of one worker, and of these what it computed, and what it encoded."""
-    inside = [span for span in spans if span.name in ("blocked", "push", "encode")]
+def steps_of(spans: Sequence[Span]) -> Iterator[Step]:
+    """Each step of one worker. What is asked for in a step is its own, also where it comes later."""
+    inside = [span for span in spans if span.name in ("blocked", "push", "encode", "pull")]
     for step in (span for span in spans if span.name == "step"):
         mine = [span for span in inside if step.start <= span.start < step.end]
         if mine and min(span.start for span in inside) < step.start:  # else its first spans are gone already
-            waits = [(span.start, span.end) for span in mine if span.name != "encode"]
+            waits = [(span.start, span.end) for span in mine if span.name in ("blocked", "push")]
             encode_s = sum(span.end - span.start for span in mine if span.name == "encode")
-            yield step.end - step.start, step.end - step.start - _covered(waits), encode_s
+            seconds, both = step.end - step.start, (_bytes(mine, "encode"), _bytes(mine, "pull"))
+            yield Step(seconds, seconds - _covered(waits), encode_s, *both)
+
+
+def _bytes(spans: Sequence[Span], name: str) -> int:
+    """Of all spans of this name."""
+    return sum(int(dict(span.labels)["bytes"]) for span in spans if span.name == name)
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
@@ -258,10 +264,9 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def server_seconds(told: Sequence[Snapshot], slices: int) -> Iterator[float]:
-    """Processor seconds per clock, between two times that a server has told of itself."""
-    key = series("cpu")
+def server_seconds(told: Sequence[Snapshot]) -> Iterator[float]:
+    """Processor seconds per clock, between two times that a server has told of itself: in each it steps every slice."""
+    cpu, slices = series("cpu"), series("slices")
     for before, after in pairwise(told[1:]):
-        clocks = (after.total("applies") - before.total("applies")) / slices
-        if clocks > 0:
-            yield (after.gauges[key] - before.gauges[key]) / clocks
+        if applies := after.total("applies") - before.total("applies"):
+            yield (after.gauges[cpu] - before.gauges[cpu]) / (applies / after.gauges[slices])

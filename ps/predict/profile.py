@@ -21,7 +21,7 @@ from ps.sim.network import Network
 from ps.sim.scale import Profile
 from ps.stragglers import slowdowns
 
-VERSION = 2
+VERSION = 3
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -114,17 +114,18 @@ class Measured(Part):
     """A profile. compute_s: seconds that each measured step computed, the fastest first: one that was slow is as rare
     in what is predicted as it was.
 
-    push_share, pull_share: of the bytes of the values those that travel. check: None
-    where it was not measured.
+    push_share, pull_share: of the bytes of the values those that travel in a step. optimizer: what the script brings
+    for the servers; empty: nothing. check: None where it was not measured.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     script: str
     codec: Codec
     parameters: Annotated[list[Tensor], Field(min_length=1)]
     compute_s: Annotated[list[NonNegative], Field(min_length=1)]
     push_share: Share
     pull_share: Share
+    optimizer: str = ""
     costs: Costs
     check: Check | None = None
 
@@ -144,6 +145,15 @@ class Measured(Part):
         made = Keyspace()
         made.extend([Parameter(one.name, tuple(one.shape), one.dtype) for one in self.parameters])
         return made
+
+    def completed(self, config: RunConfig) -> RunConfig:
+        """The run with the optimizer that the script brings to it: none where workers step by themselves.
+
+        Raises: ConfigError when it does not go with the rest.
+        """
+        if not self.optimizer or config.model().cadence.carries == "delta":
+            return config
+        return config.with_optimizer(self.optimizer)
 
     def steps(self, config: RunConfig) -> Profile:
         """The steps of this run: `compute_s` where it names one, else drawn from those measured; slowed as it says."""

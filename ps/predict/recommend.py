@@ -31,6 +31,10 @@ PROBE_S = 10.0
 WARNING = (
     "This predicts seconds per step, not steps to a quality: compressed, stale and local steps may need more of them."
 )
+LOCAL = (
+    "local is for scripts that step themselves (ps.torch, ps.jax, client.step_to): others add local_lr=...; name the "
+    "servers' optimizer with it, sgd:lr=1 averages."
+)
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,12 @@ def advise(
     """
     plain, rated = profiles["none"], []
     for one in settings(servers):
-        try:
-            config = RunConfig.check(one.options(hosts, optimizer))
-        except ConfigError:
-            continue  # this optimizer does not go with it
         if one.compression in profiles:
             profile = profiles[one.compression].model_copy(update={"compute_s": plain.compute_s})
+            try:
+                config = profile.completed(RunConfig.check(one.options(hosts, optimizer)))
+            except ConfigError:
+                continue  # this optimizer does not go with it
             predicted = predict(str(one), config, profile, network(config, link), CLOCKS)
             rated.append(Rated(one, predicted, server_bytes(config, profile)))
     if not rated:
@@ -184,6 +188,8 @@ def in_lines(advice: Advice, hosts: int, script: Sequence[str], optimizer: str |
         lines.append(f"{place_}. {item.setting}: {1e3 * one.clock_s:.4g} ms a step, {figures}")
         given = flags({**item.setting.options(hosts, optimizer), "servers": item.setting.servers})
         lines += [f"   psctl run {given} {shlex.join(script)}", f"   psctl controller --host ADDRESS {given}"]
+    if any(item.setting.consistency.startswith("local:") for item in advice.rated[:BEST]):
+        lines.append(LOCAL)
     if not advice.use_ddp:
         lines.append(f"{ddp}: not faster by more than a prediction may be off, {off}")
     return [

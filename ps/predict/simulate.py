@@ -80,9 +80,16 @@ def predict_experiment(
     found = [cell for cell in untuned_cells(experiment, folder) if cell.seed == experiment.seeds[0]]
     used = [_profile_of(cell, known) for cell in found]
     return [
-        predict(cell.arm, cell.config, profile, network_of(cell) or Network(), clocks)
+        predict(cell.arm, _completed(cell, profile), profile, network_of(cell) or Network(), clocks)
         for cell, profile in zip(found, used, strict=True)
     ]
+
+
+def _completed(cell: Cell, profile: Measured) -> RunConfig:
+    try:
+        return profile.completed(cell.config)
+    except ConfigError as error:
+        raise ConfigError(f"{cell.arm}: {error}") from None
 
 
 def _profile_of(cell: Cell, known: Mapping[str, Measured]) -> Measured:

@@ -148,7 +148,8 @@ class Pushing:
                     taken = self._arrays.encoder.pack(slice_id, taken, entry.clock, self.rate)
                 self._arrays.frames[entry.id, slice_id] = taken
                 if traces:
-                    nbytes = taken.frame.data.nbytes
+                    shared = taken.frame.shared
+                    nbytes = taken.frame.data.nbytes + (0 if shared is None else shared.nbytes)
                     self._worker.metrics.span("encode", began, self._worker.port.now(), slice=slice_id, bytes=nbytes)
             self._worker.perform([part])
 

@@ -80,7 +80,7 @@ def test_a_script_that_ends_at_once_cannot_be_measured(file: Path) -> None:
             "expected a profile made by psctl profile, got No such file",
         ),
         (("simulate", "e.toml", "--profile", "e.toml"), "expected JSON made by psctl profile, got none"),
-        (("simulate", "e.toml", "--profile", "old.json"), "version: expected 2, got 0; make it again"),
+        (("simulate", "e.toml", "--profile", "old.json"), "version: expected 3, got 0; make it again"),
         (("simulate", "none.toml"), "none.toml: expected a TOML file"),
         (("profile", "none.py"), "SCRIPT: expected a Python file, got 'none.py', which does not exist"),
         (("profile", "--compression", "onebti", "train.py"), "onebti"),

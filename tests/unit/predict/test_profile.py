@@ -15,7 +15,7 @@ from ps.config import RunConfig
 from ps.errors import ConfigError
 from ps.keyspace import Parameter
 from ps.metrics import Metrics, Snapshot, Span
-from ps.predict.measure import Sample, Steps, fitted, measure, server_seconds, shares_of, steps_of
+from ps.predict.measure import Sample, Step, fitted, measure, server_seconds, shares_of, steps_of
 from ps.predict.profile import Check, Measured, read_profile, write_profile
 from ps.predict.recommend import slowest_s
 from ps.sim.network import Network
@@ -33,12 +33,11 @@ SHARE = 0.25  # of the bytes travels
 
 def sample(shape: tuple[int, ...], compute_s: float) -> Sample:
     """What a run by MADE says of itself: times by the simulator, processor time by hand."""
-    plain = Sample([Parameter("w", shape, "float32")], Steps([], [], []), [], SHARE, SHARE)
+    plain = Sample([Parameter("w", shape, "float32")], [], [], SHARE, SHARE)
     encode_s = MADE.encode_s_per_byte * SHARE * plain.nbytes
     step_s = plain.predicted_s(MADE, compute_s)
     server_s = MADE.server_message_s + MADE.apply_s_per_byte * plain.nbytes  # one message with push, tick and pull
-    steps = Steps([step_s] * 5, [compute_s] * 5, [encode_s] * 5)
-    return Sample(plain.parameters, steps, [server_s] * 3, SHARE, SHARE)
+    return replace(plain, steps=[Step(step_s, compute_s, encode_s, 0, 0)] * 5, server_s=[server_s] * 3)
 
 
 def measured(script: Path, run: Sample, monkeypatch: pytest.MonkeyPatch, **options: str) -> Measured:
@@ -61,8 +60,8 @@ def test_costs_are_found_again() -> None:
 def test_one_slow_step_of_many_is_as_rare_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 steps of 10 ms and one of 200 ms."""
     run, compute_S = sample((1000, 400), 0.01), [0.01] * 200 + [0.2] + [0.01] * 200
-    rest_s, encode_s = run.steps.rest_S[0], run.steps.encode_S[0]
-    steps = Steps([one + encode_s + rest_s for one in compute_S], compute_S, [encode_s] * len(compute_S))
+    one = run.steps[0]
+    steps = [one._replace(seconds=s + one.encode_s + one.rest_s, compute_s=s) for s in compute_S]
     found = measured(tmp_path / "train.py", replace(run, steps=steps), monkeypatch)
     assert found.mean_compute_s == pytest.approx((400 * 0.01 + 0.2) / 401)
     slow = 1 - (400 / 401) ** 8  # of 8 workers one or more
@@ -78,46 +77,57 @@ def test_plug_ins_beside_the_script_are_found(tmp_path: Path, monkeypatch: pytes
 
 
 def test_steps_that_only_pull_or_push_are_named() -> None:
-    def told(**nbytes: int) -> Snapshot:
-        metrics = Metrics()
-        for name, count in nbytes.items():
-            metrics.count(name, count, direction="sent")
-        for _ in range(4):
-            metrics.observe("compute", 0.01)
-        return metrics.snapshot()
+    def step(pushed: int, pulled: int) -> Step:
+        return Step(1.0, 0.5, 0.1, pushed, pulled)
 
-    assert shares_of("train.py", [told(push_bytes=100, pull_bytes=200)] * 2, 100) == (0.25, 0.5)
-    for missing, nbytes in (("push", told(pull_bytes=8)), ("pull", told(push_bytes=8)), ("push", told())):
+    assert shares_of("train.py", [step(20, 50), step(30, 50)], 100) == (0.25, 0.5)
+    for missing, one in (("push", step(0, 8)), ("pull", step(8, 0)), ("push", step(0, 0))):
         with pytest.raises(ConfigError, match=f"^train.py: expected steps .*, got none that {missing}$"):
-            shares_of("train.py", [nbytes], 8)
+            shares_of("train.py", [one], 8)
 
 
 def test_a_step_is_compute_encoding_and_the_rest() -> None:
-    """Waits and pushes may lie in one another; a step whose first spans are gone is none."""
+    """Waits and pushes may lie in one another; a step whose first spans are gone is none. What the first pull brings is
+    not of the second step."""
     spans = [
         Span(0.0, 1.0, "step", ()),
         Span(1.0, 2.0, "step", ()),
         Span(0.9, 1.0, "blocked", ()),
+        Span(0.9, 1.1, "pull", (("bytes", "4000"),)),
         Span(1.0, 1.2, "blocked", ()),
         Span(1.5, 1.9, "push", ()),
-        Span(1.55, 1.65, "encode", ()),
+        Span(1.55, 1.6, "encode", (("bytes", "100"), ("slice", "0"))),
+        Span(1.6, 1.65, "encode", (("bytes", "25"), ("slice", "1"))),
         Span(1.7, 1.95, "blocked", ()),
+        Span(1.7, 1.9, "pull", (("bytes", "60"),)),
+        Span(1.7, 1.95, "pull", (("bytes", "70"),)),
     ]
     [found] = steps_of(spans)
-    assert found == pytest.approx((1.0, 1.0 - 0.2 - 0.45, 0.1))
+    assert found == pytest.approx((1.0, 1.0 - 0.2 - 0.45, 0.1, 125, 130))
 
 
 def test_processor_time_is_of_a_clock() -> None:
-    """Of two slices, after the first words of a server: those count what it took to start."""
+    """Of two slices that are stepped, after the first words of a server: those count what it took to start."""
 
     def told(applies: int, cpu_s: float) -> Snapshot:
         metrics = Metrics()
         metrics.count("applies", applies)
         metrics.gauge("cpu", cpu_s)
+        metrics.gauge("slices", 2)
         return metrics.snapshot()
 
     seen = [told(0, 0.4), told(2, 1.0), told(22, 1.5), told(22, 1.6), told(42, 2.0)]
-    assert list(server_seconds(seen, slices=2)) == pytest.approx([0.05, 0.04])
+    assert list(server_seconds(seen)) == pytest.approx([0.05, 0.04])
+
+
+def test_a_run_has_the_optimizer_that_its_script_brings() -> None:
+    """Not where workers step by themselves; one that the run names must be the same."""
+    made = profile(optimizer="adam:lr=0.001")
+    assert made.completed(RunConfig()).optimizer == "adam:lr=0.001"
+    assert made.completed(RunConfig(consistency="local:every=4")).optimizer is None
+    with pytest.raises(ConfigError, match=r"optimizer: expected adam:lr=0\.001 as the script brings it"):
+        made.completed(RunConfig(optimizer="sgd:lr=0.1"))
+    assert profile().completed(RunConfig()).optimizer is None
 
 
 def test_a_file_gives_the_profile_back(tmp_path: Path) -> None:
@@ -134,9 +144,9 @@ def test_a_file_gives_the_profile_back(tmp_path: Path) -> None:
     [
         ("{", "expected JSON made by psctl profile, got none"),
         ("[]", "expected a profile made by psctl profile, got JSON that is no object"),
-        ("{}", "version: expected 2, got None; make it again"),
-        ('{"version": 1}', "version: expected 2, got 1; make it again"),
-        ('{"version": 2, "script": "a"}', "codec: "),
+        ("{}", "version: expected 3, got None; make it again"),
+        ('{"version": 1}', "version: expected 3, got 1; make it again"),
+        ('{"version": 3, "script": "a"}', "codec: "),
         ("\xff", "expected JSON made by psctl profile, got none"),
         (None, "expected a profile made by psctl profile, got No such file"),
     ],
