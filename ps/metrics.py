@@ -46,7 +46,7 @@ METRICS: dict[str, Metric] = {
     "staleness": Metric("histogram", "commits", "Version at apply minus the version that a push was computed on."),
     "gate_wait": Metric("histogram", "seconds", "From pull to answer.", ("worker", "waited_for")),
     "compute": Metric("histogram", "seconds", "From the end of a clock to its next gradient, without waits."),
-    "loop": Metric("histogram", "seconds", "One clock of the training loop, from tick to tick, waits included."),
+    "loop": Metric("histogram", "seconds", "A clock but the first, from tick to tick, waits included."),
     "wait": Metric("histogram", "seconds", "A call of the training loop that had to wait."),
     "step": Metric("span", "seconds", "One training step, from tick to tick.", ("worker",)),
     "blocked": Metric("span", "seconds", "A call of the training loop that had to wait."),

@@ -31,7 +31,7 @@ def _no_doubles(values: list[Any]) -> list[Any]:
     return values
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_no_doubles)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=1), AfterValidator(_no_doubles)]
 Values = Annotated[list[Setting], Field(min_length=1), AfterValidator(_no_doubles)]
 _WORLD = re.compile(r"""(?m)^(\s*world\s*=\s*)("\w*"|'\w*')""")
 
@@ -148,7 +148,7 @@ class Arm(BaseModel):
 class Experiment(Section):
     """A whole file. Paths are taken from the file's folder."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     description: str = ""
     script: str
     args: list[str] = []  # {name} is the setting of that name

@@ -143,9 +143,10 @@ def spent(run: Run) -> dict[int, Spent]:
     gates = [_gate_s(snapshot) for peer, snapshot in run.peers.items() if peer.startswith("server:")]
     for rank in range(len(run.outcome.clocks)):
         snapshot = run.peers.get(f"worker:{rank}")
-        if snapshot is None or not (clocks := steps(snapshot)):
+        if snapshot is None or not steps(snapshot):
             continue
-        step_s = total_s(snapshot, "loop") / clocks  # of its last life, as all that it has measured
+        step_s = total_s(snapshot, "loop") / steps(snapshot)  # of its last life, as all that it has measured
+        clocks = steps(snapshot) + 1  # with the first, which no step is
         compute_s = total_s(snapshot, "compute") / clocks
         gate_s = max(
             (sum(s for other, s in gate.get(rank, {}).items() if other != rank) for gate in gates), default=0.0

@@ -21,6 +21,7 @@ class Pace:
         self._done = -1  # the last clock whose compute is over
         self._began = self._worker.busy_s
         self._step = (self._worker.session.clock, self._worker.port.now())  # the clock at hand, and its begin
+        self._ticked = False
 
     def computed(self) -> None:
         """The first gradient of this clock is there, or the clock ends without any: lets the rest of the time pass.
@@ -43,7 +44,9 @@ class Pace:
         clock, began = self._step
         self._step = (self._worker.session.clock, self._worker.port.now())
         if self._step[0] > clock:
-            self._worker.metrics.observe("loop", self._step[1] - began)
+            if self._ticked:  # the first clock begins with a registration and the first values
+                self._worker.metrics.observe("loop", self._step[1] - began)
+            self._ticked = True
             if self._worker.metrics.traces:
                 self._worker.metrics.span("step", began, self._step[1])
         self._began = self._worker.busy_s

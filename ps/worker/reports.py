@@ -57,6 +57,9 @@ class Reports:
                 worker.port.measured(worker.metrics)
 
     def next(self) -> float:
-        """When the next report is due."""
-        news = self._worker.has_session and (bool(self._logs) or self._worker.session.clock > self._reported)
+        """When the next report is due: at once after the first clock, from which the seconds of a run count."""
+        clock = self._worker.session.clock if self._worker.has_session else Clock(0)
+        if clock > self._reported == 0:
+            return 0.0
+        news = bool(self._logs) or clock > self._reported
         return min(self._beat_at, self._report_at) if news else self._beat_at

@@ -86,13 +86,14 @@ def logged(values: list[float], metric: str = "accuracy", every_s: float = 1.0, 
     ]
 
 
-def worker_peer(compute_s: float, wait_s: float, steps: int = 10) -> dict[str, Any]:
-    """A worker's measures; each step takes a second."""
+def worker_peer(compute_s: float, wait_s: float, clocks: int = 10) -> dict[str, Any]:
+    """A worker's measures; each clock but the first is measured from tick to tick, and takes a second."""
     metrics = Metrics()
-    for _ in range(steps):
-        metrics.observe("loop", 1.0)
-        metrics.observe("compute", compute_s / steps)
-        metrics.observe("wait", wait_s / steps)
+    for clock in range(clocks):
+        if clock:
+            metrics.observe("loop", 1.0)
+        metrics.observe("compute", compute_s / clocks)
+        metrics.observe("wait", wait_s / clocks)
     metrics.count("push_bytes", 3_000_000, direction="sent")
     metrics.count("pull_bytes", 5_000_000, direction="received")
     return metrics.snapshot().to_dict()

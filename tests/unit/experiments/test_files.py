@@ -208,6 +208,8 @@ def test_a_cell_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ("[run]", '[[compare]]\nname = "x"\nlr = 1.0\n[run]', "x: lr: expected a setting that no grid varies"),
         ('name = "e"', 'name = "e', ":2:"),
         ("seeds = [1, 2, 3]", "seeds = [1, 1]", "seeds: expected each value once, got 1 twice"),
+        ("seeds = [1, 2, 3]", f"seeds = [{1 << 63}]", "seeds.*: expected less than 9223372036854775808"),
+        ('name = "e"', f'name = "{"e" * 101}"', "name: string should have at most 100 characters"),
         ("[8, 16]", "[8, 8]", "grid.width: expected each value once, got 8 twice"),
         ("[run]", '[tune]\nmetric = "val"\nbest = "max"\nseeds = [3]\ngrid = {r = [1]}\n[run]', "tune.seeds: .* got 3"),
         (
