@@ -196,7 +196,7 @@ class Sweep:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        (folder / "cell.json").write_text(cell.model_dump_json(indent=1))
+        write_whole(folder / "cell.json", cell.model_dump_json(indent=1))
         # one thread, however many cells run at a time: sums are then made in one order, and cells end in the same bytes
         threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" else {}
         name = f"{cell.id}/output"  # its log is output.log in its folder

@@ -83,6 +83,12 @@ def test_the_environment_is_written_where_an_earlier_start_was_broken_off_before
         described.unlink()
 
 
+def full(path: Path, text: str) -> None:
+    """As `Path.write_text` where the disk is full."""
+    path.open("w").close()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_the_same_command_goes_on_after_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
@@ -90,11 +96,6 @@ def test_the_same_command_goes_on_after_a_full_disk(
     if not is_new:
         with closing(sweep_of(tmp_path)) as sweep:
             sweep.prepare()
-
-    def full(path: Path, text: str) -> None:
-        path.open("w").close()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with closing(sweep_of(tmp_path)) as sweep, monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", full)
         with pytest.raises(ConfigError, match="expected a folder to write in, got No space left on device"):
@@ -102,6 +103,19 @@ def test_the_same_command_goes_on_after_a_full_disk(
     with closing(sweep_of(tmp_path)) as sweep:
         sweep.prepare()
     assert (tmp_path / "sweep" / "experiment.toml").read_text() == PLAIN
+
+
+def test_a_cell_that_the_disk_has_no_room_for_leaves_a_sweep_that_can_be_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sweep_of(tmp_path)) as sweep, monkeypatch.context() as patched:
+        sweep.prepare()
+        patched.setattr(Path, "write_text", full)
+        assert not sweep.run()
+    [cell] = (tmp_path / "sweep" / "cells").iterdir()
+    assert list(cell.iterdir()), "it was begun"
+    found = read_results(tmp_path / "sweep")
+    assert (found.runs, found.begun, found.missing) == ((), (), 1)
 
 
 def test_the_other_experiment_is_named(tmp_path: Path) -> None:
