@@ -129,6 +129,7 @@ def caution(found: Sequence[Finding]) -> str:
     if most == 1:
         return f"{head}. From one seed nothing can be concluded: 3 are the least, 6 are better."
     drawn = "by the bootstrap of the studentised mean difference, which supposes no distribution"
+    drawn += " (by Student's t where most differences are about equal)"
     text = "by Student's t of the paired differences, which supposes that they are normally distributed"
     few = " Without that, no test reaches 95 % with fewer than 6 pairs: take small leads with care."
     how = drawn if least >= BOOTSTRAP_LEAST else text

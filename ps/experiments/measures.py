@@ -51,6 +51,7 @@ class Measured:
     final: float | None  # the last value of the curve
     best: float | None
     reached: dict[str, float] | None  # by COSTS, when any rank first logged a value as good as the target
+    least: dict[str, float]  # what one step takes, in seconds and mb: the costs that are compared
     step_s: float  # seconds per step of a worker: workers / steps_per_s
     steps_per_s: float  # of all workers together
     moved_gb: float  # pushed and pulled by all workers; NaN where nobody counted
@@ -65,13 +66,15 @@ def measure(run: Run, report: Report) -> Measured:
     finite_N = value_N[np.isfinite(value_N)]
     best = np.max if report.best == "max" else np.min
     final = float(value_N[-1]) if len(value_N) else None
+    step_s, moved_gb = len(run.outcome.clocks) / speed, _moved_gb(run)
     return Measured(
         final=np.nan if _has_diverged(run, report.metric) else final,
         best=float(best(finite_N)) if len(finite_N) else None,
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
-        step_s=len(run.outcome.clocks) / speed,
+        least=_of_a_step(run, step_s, moved_gb),
+        step_s=step_s,
         steps_per_s=speed,
-        moved_gb=_moved_gb(run),
+        moved_gb=moved_gb,
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
 
@@ -113,6 +116,13 @@ def _reached(points: Points, best: Best, target: float) -> dict[str, float] | No
         return None
     first = int(np.argmax(there_N))
     return {name: float(cost(points, name)[first]) for name in COSTS}
+
+
+def _of_a_step(run: Run, step_s: float, moved_gb: float) -> dict[str, float]:
+    """Seconds, of the whole run where it has not told those of its steps, as one that ended in its first clock; MB."""
+    clocks = run.outcome.clocks
+    seconds = run.outcome.seconds / max([*clocks, 1]) if np.isnan(step_s) else step_s
+    return {"seconds": seconds, "mb": moved_gb * 1e3 / max(sum(clocks), 1)}
 
 
 def _epoch_s(points: Points) -> float | None:

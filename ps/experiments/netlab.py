@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 
 from ps.errors import ConfigError
 from ps.experiments.cells import Cell
@@ -25,6 +25,7 @@ ADDRESS = "10.77.0.{number}"
 FREE_MBIT = 10_000  # of a link without a rate
 COMMAND_S = 60.0
 _CUTS: Counter[str] = Counter()  # in force, by host
+_LOCK = Lock()  # held from the count of cuts to the end of the command that goes with it: timers mend in threads
 
 
 def missing() -> str | None:
@@ -77,8 +78,9 @@ def place_of(cell: Cell) -> Callable[[str], Place]:
 
 def cut(host: str, seconds: float) -> None:
     """Nothing comes from or gets to the host for so long: all peers on it, and their control connections."""
-    _netlab("cut", host)
-    _CUTS[host] += 1
+    with _LOCK:
+        _netlab("cut", host)
+        _CUTS[host] += 1
     mend = Timer(seconds, _mend, (host,))
     mend.daemon = True  # the network goes with the run
     mend.start()
@@ -86,9 +88,10 @@ def cut(host: str, seconds: float) -> None:
 
 def _mend(host: str) -> None:
     """Once the last of the cuts that it is under is over."""
-    _CUTS[host] -= 1
-    if not _CUTS[host]:
-        _netlab("mend", host)
+    with _LOCK:
+        _CUTS[host] -= 1
+        if not _CUTS[host]:
+            _netlab("mend", host)
 
 
 def _down() -> None:

@@ -117,5 +117,6 @@ def _at(seconds: np.ndarray[Any, Any], rows: list[dict[str, Any]], figure: str, 
         values = np.array([0.0, *(row["value"] for row in own)])
         lost = np.where(np.diff(values) < 0, values[:-1], 0.0)  # a restarted worker counts from 0
         values[1:] += np.cumsum(lost)
-        total += np.interp(seconds, [began, *(row["seconds"] for row in own)], values)
+        first = began if began < own[0]["seconds"] else 0.0  # a long first clock is told of before its end
+        total += np.interp(seconds, [first, *(row["seconds"] for row in own)], values)
     return total

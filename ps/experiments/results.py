@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ps.errors import ConfigError, FrameError
-from ps.experiments.cells import Cell, Settings, arms, count_cells, is_of
-from ps.experiments.files import Experiment, read_experiment
+from ps.experiments.cells import Cell, Settings, arms, count_cells, is_of, product
+from ps.experiments.files import Experiment, Tune, read_experiment
 from ps.experiments.packages import need
 from ps.experiments.points import Axis, wholly_read
 from ps.experiments.statistics import Floats
@@ -106,7 +106,7 @@ class Results:
     begun: tuple[tuple[Cell, str], ...]  # without an outcome, and the last that they have said
     missing: int  # cells without an outcome, begun or not
     foreign: int  # cells of an earlier version of the file
-    chosen: Mapping[str, Settings]  # by arm, what tuning has found
+    chosen: Mapping[str, Settings]  # by arm, what tuning has found in the grid as it is now
 
     @property
     def arms(self) -> list[str]:
@@ -151,7 +151,7 @@ def read_results(folder: Path) -> Results:
             runs.append(Run(cell, _checked(Outcome, at / "outcome.json"), _points(at / "points.parquet")))
         else:
             begun.append((cell, _last_line(at / "output.log")))
-    chosen = read_object(folder / CHOSEN) if (folder / CHOSEN).is_file() else {}
+    chosen = _chosen(folder / CHOSEN, experiment.tune)
     runs, left = _of_the_choice(runs, experiment, chosen)
     missing = max(0, count_cells(experiment) - len(runs))
     return Results(experiment, environment, tuple(runs), tuple(begun), missing, len(found) - len(cells) + left, chosen)
@@ -163,6 +163,14 @@ def _newest(cells: list[Cell], folder: Path) -> list[Cell]:
     for cell in sorted(cells, key=lambda cell: (folder / "cells" / cell.id / "cell.json").stat().st_mtime_ns):
         found[cell.arm, cell.phase, cell.seed, json.dumps(cell.tuned, sort_keys=True)] = cell
     return list(found.values())
+
+
+def _chosen(path: Path, tune: Tune | None) -> dict[str, Settings]:
+    """By arm. A choice that the grid no longer has is none: the arms are being tuned once more."""
+    if tune is None or not path.is_file():
+        return {}
+    tried = list(product(tune.grid))
+    return {arm: settings for arm, settings in read_object(path).items() if settings in tried}
 
 
 def _of_the_choice(runs: list[Run], experiment: Experiment, chosen: Mapping[str, Settings]) -> tuple[list[Run], int]:

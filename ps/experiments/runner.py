@@ -19,7 +19,7 @@ from ps.experiments import bucket, netlab, ranks
 from ps.experiments.cells import Cell, digest_of
 from ps.experiments.files import Fault, Links
 from ps.experiments.points import FIGURES_S, axis_of, points, read_log, write_points
-from ps.experiments.sweep import write_whole
+from ps.experiments.sweep import read_object, write_whole
 from ps.experiments.virtual import run_virtual
 from ps.launch.options import Deed, Place, RunOptions
 from ps.launch.run import run_cluster
@@ -44,8 +44,9 @@ def main() -> int:
             network = netlab.name_of(folder.parent.parent, given.slot)
             command = [sys.executable, "-m", "ps.experiments.runner", "--inside", str(folder)]
             return netlab.inside(cell, network, command)
+        environment = read_object(folder.parent.parent / "environment.json")
         outcome = _run(cell, folder)
-        finish(cell, folder, outcome)
+        finish(cell, folder, outcome, environment)
     except (Error, OSError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return 2
@@ -53,10 +54,9 @@ def main() -> int:
     return code
 
 
-def finish(cell: Cell, folder: Path, outcome: dict[str, Any]) -> None:
-    """Writes the points, and last the outcome: both whole or not at all."""
+def finish(cell: Cell, folder: Path, outcome: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Writes the points, with what the sweep has found where it runs, and last the outcome: whole or not at all."""
     rows = read_log(folder / "run.jsonl")
-    environment = json.loads((folder.parent.parent / "environment.json").read_text())
     written = folder / "points.parquet.part"
     began = outcome["began"] or 0.0
     if cell.launch == "ranks":  # their times are of a clock of their own

@@ -15,6 +15,8 @@ Curve = tuple[Floats, Floats]  # x, never falling, and y: both (points,)
 BOOTSTRAP_LEAST = 10  # pairs; below, resampling has too few different outcomes and its intervals are too short
 SIGNS_LEAST = 6  # pairs; below, no test that assumes nothing of the distribution can reach 5 %
 RESAMPLES = 10_000
+FLAT = 0.1  # of the spread of the pairs: a resample with less, of values that are about equal, tells nothing of it
+FLAT_MOST = 0.001  # of all resamples: with more such the bootstrap has lost a tail
 BAND_POINTS = 300
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)  # Student's t, 1 to 8 degrees of freedom
 
@@ -39,7 +41,8 @@ def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Interval | 
 
     Up to 9 pairs: Student's t of the differences, which holds if they are normally distributed. From 10 on: the
     bootstrap of the studentised mean, which needs no distribution (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, section 12.5; the plain percentile bootstrap is too short for so few). One pair has no interval.
+    Bootstrap, 1993, section 12.5; the plain percentile bootstrap is too short for so few), or Student's t again where
+    most differences are about equal, as then many resamples have no spread of their own. One pair has no interval.
     Differences that are equal in every pair (values are often rounded) tell nothing of their spread: from 6 pairs on
     the interval has length 0, as a sign test would reject at 2 / 2^6 = 3 %; below there is none.
     """
@@ -52,19 +55,33 @@ def paired(left: Mapping[int, float], right: Mapping[int, float]) -> Interval | 
     if error <= 1e-12 * abs(mean):  # the same in every pair, but for rounding
         end = mean if n >= SIGNS_LEAST else math.nan
         return Interval(mean, end, end, n)
-    low, high = (-_T_975[n - 2], _T_975[n - 2]) if n < BOOTSTRAP_LEAST else _bootstrap_t(diff_N)
+    ends = _bootstrap_t(diff_N, error) if n >= BOOTSTRAP_LEAST else None
+    low, high = (-_t_975(n - 1), _t_975(n - 1)) if ends is None else ends
     return Interval(mean, mean - high * error, mean - low * error, n)
 
 
-def _bootstrap_t(diff_N: Floats) -> tuple[float, float]:
-    """The quantiles 0.025 and 0.975 of (mean of a resample - mean) / (its standard error)."""
+def _bootstrap_t(diff_N: Floats, error: float) -> tuple[float, float] | None:
+    """The quantiles 0.025 and 0.975 of (mean of a resample - mean) / (its standard error); None where too many have
+    next to none. error: the standard error of the mean."""
     n = len(diff_N)
     drawn_RN = diff_N[np.random.default_rng(0).integers(n, size=(RESAMPLES, n))]
     error_R = drawn_RN.std(axis=1, ddof=1) / math.sqrt(n)
-    spread_R = error_R > 0  # a resample of one value n times has no t
+    spread_R = error_R >= FLAT * error
+    if spread_R.mean() < 1 - FLAT_MOST:
+        return None
     t_R = (drawn_RN.mean(axis=1) - diff_N.mean())[spread_R] / error_R[spread_R]
     low, high = np.quantile(t_R, (0.025, 0.975))
     return float(low), float(high)
+
+
+def _t_975(df: int) -> float:
+    """Student's t. From 9 degrees of freedom on by its expansion around the normal quantile, to three decimals
+    (Abramowitz and Stegun, 1964, 26.7.5)."""
+    if df <= len(_T_975):
+        return _T_975[df - 1]
+    z = 1.959964
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / df + second / df**2 + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / df**3
 
 
 @dataclass(frozen=True)

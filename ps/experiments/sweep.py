@@ -196,7 +196,7 @@ class Sweep:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        (folder / "cell.json").write_text(cell.model_dump_json(indent=1))
+        write_whole(folder / "cell.json", cell.model_dump_json(indent=1))
         # one thread, however many cells run at a time: sums are then made in one order, and cells end in the same bytes
         threads = {"OMP_NUM_THREADS": "1"} if cell.world == "virtual" else {}
         name = f"{cell.id}/output"  # its log is output.log in its folder
@@ -302,11 +302,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def has_ended_well(cell: Cell, outcome: Mapping[str, Any] | None) -> bool:
     """It is a result: it has ended by itself, or because of the peer that its faults kill."""
-    if outcome is None or outcome["exit_code"] == 0:
-        return outcome is not None
+    if outcome is None or outcome.get("exit_code") is None:
+        return False
+    if outcome["exit_code"] == 0:
+        return True
     killed = [fault.killed for fault in cell.faults if fault.killed]
     reasons = tuple(words for peer in killed for words in (f"{peer}: killed by SIGKILL", f"{peer} was lost"))
-    return bool(reasons) and outcome["reason"].startswith(reasons)
+    return bool(reasons) and (outcome.get("reason") or "").startswith(reasons)
 
 
 def write_whole(path: Path, text: str) -> None:

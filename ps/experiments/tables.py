@@ -73,8 +73,8 @@ def summary_table(summaries: Sequence[Summary], results: Results) -> Table:
         else ""
     )
     if (tune := results.experiment.tune) is not None:
-        choices = len(list(product(tune.grid)))
-        note += f" Tuned: each arm's choice out of {choices}, by {tune.metric} ({tune.best}), with seeds of its own."
+        tried = len(list(product(tune.grid)))
+        note += f" Tuned: each arm's choice out of {tried}, by {tune.metric} ({tune.best}), with seeds of its own."
     return Table("Summary", tuple(head), tuple(rows), note)
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -138,6 +139,50 @@ def test_a_host_is_mended_once_the_last_of_its_cuts_is_over(asked: Path, monkeyp
     for one in Later.waiting:
         one.end()
     assert asked.read_text().splitlines() == ["cut h1", "cut h2", "cut h1", "mend h2", "mend h1"]
+
+
+class Watched:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, waits: threading.Event) -> None:
+        self._lock, self._waits = threading.Lock(), waits
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waits.set()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def test_a_cut_that_ends_while_another_begins_does_not_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of the first goes off during the command of the second, which goes on once that waits or is over."""
+    asked: list[str] = []
+    goes_on = threading.Event()
+
+    def end_first() -> None:
+        Later.waiting[0].end()
+        goes_on.set()
+
+    timer = threading.Thread(target=end_first)
+
+    def command(*args: str) -> None:
+        asked.append(" ".join(args))
+        if asked == ["cut h1", "cut h1"]:
+            timer.start()
+            assert goes_on.wait(timeout=10)
+
+    monkeypatch.setattr(netlab, "Timer", Later)
+    monkeypatch.setattr(Later, "waiting", [])
+    monkeypatch.setattr(netlab, "_LOCK", Watched(goes_on))
+    monkeypatch.setattr(netlab, "_netlab", command)
+    netlab.cut("h1", 1.0)
+    netlab.cut("h1", 2.0)
+    timer.join()
+    assert asked == ["cut h1", "cut h1"]
+    Later.waiting[1].end()
+    assert asked == ["cut h1", "cut h1", "mend h1"]
 
 
 def test_what_is_missing_is_said(asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

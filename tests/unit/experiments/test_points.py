@@ -42,3 +42,12 @@ def test_bytes_of_a_worker_that_was_restarted_go_on(tmp_path: Path) -> None:
     rows += [row(seconds, 0, "loss", 0.5) for seconds in (2.0, 3.0, 3.5, 4.0, 5.0)]
     found = points(cell_of(tmp_path), rows, "wall", began=1.0).to_pydict()
     assert found["pushed_mb"] == pytest.approx([2 + 4, 3 + 5, 3.5 + 6, 4 + 7, 5 + 9])
+
+
+def test_bytes_that_were_told_before_the_first_clock_was_over_count(tmp_path: Path) -> None:
+    """1 MB after 2 s, 3 MB after 4 s, then one a second; the first clock takes 5 s."""
+    rows = [row(seconds, 0, "ps/pushed_mb", value) for seconds, value in ((2.0, 1.0), (4.0, 3.0), (6.0, 5.0))]
+    rows += [row(seconds, 0, "loss", 0.5) for seconds in (1.0, 2.0, 3.0, 5.0, 6.0)]
+    found = points(cell_of(tmp_path), rows, "wall", began=5.0).to_pydict()
+    assert found["pushed_mb"] == pytest.approx([0.5, 1.0, 2.0, 4.0, 5.0])
+    assert found["seconds"] == [0.0, 0.0, 0.0, 0.0, 1.0]

@@ -240,6 +240,25 @@ def test_a_faster_arm_that_does_not_always_get_there_is_not_called_alike(tmp_pat
     assert "async in 2 of 3 runs" in seconds and "from async" not in seconds
 
 
+@pytest.mark.parametrize(("told", "step_s"), [(True, 1.0), (False, 2.0)])
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_is_there_in_its_first_clock_leads_as_if_it_took_a_step(
+    tmp_path: Path, told: bool, step_s: float
+) -> None:
+    """A step takes 1 s and 16 MB / 8 by PEERS; without them, 16 s of 8 clocks have passed and no bytes are counted."""
+
+    def make(cell: Cell) -> Ended:
+        seconds, mb = ((0.0, 0.0, 0.5)[cell.seed - 1], 0.0) if cell.arm == "fast" else (100.0 + cell.seed, 40.0)
+        outcome = {"peers": PEERS if told else {}, "seconds": 16.0, "clocks": [0, 8]}
+        return Ended([(seconds, 0, 0, 1.0, mb, mb, "accuracy", 0.95)], outcome=outcome)
+
+    text = (report(tmp_path, TWO.replace(str(list(range(12))), "[1, 2, 3]"), make) / "report.md").read_text()
+    assert f"Seconds to accuracy >= 0.9: fewest for fast, {step_s:g} s (geometric mean). It won: " in text
+    assert f"slow, {math.prod([101, 102, 103]) ** (1 / 3) / step_s:.3g} times as much" in text
+    if told:
+        assert "Bytes to accuracy >= 0.9: fewest for fast, 2 MB (geometric mean)." in text
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_pairs_are_counted_where_few_of_many_runs_reach_the_target(tmp_path: Path) -> None:
     def make(cell: Cell) -> Ended:

@@ -14,6 +14,7 @@ from ps.errors import ConfigError
 from ps.experiments import packages
 from ps.experiments.cells import Cell
 from ps.experiments.results import read_results
+from ps.experiments.tables import tuning_table
 from tests.unit.experiments.sweeps import Ended, logged, write_sweep
 
 TOML = """
@@ -90,6 +91,22 @@ def test_only_runs_with_the_settings_that_an_arm_has_chosen_are_reported(tmp_pat
     found = read_results(tmp_path / "sweep")
     assert [len(found.final(arm)) for arm in found.arms] == [2, 0]
     assert (found.foreign, found.missing) == (2, 2)
+
+
+def test_a_choice_that_the_grid_no_longer_has_is_none_yet(tmp_path: Path) -> None:
+    """While a changed grid is tuned: the file of the experiment is new, that of the choices is old."""
+
+    def make(cell: Cell) -> Ended:
+        return Ended([*logged([0.5, 0.95]), *logged([float(str(cell.settings["lr"]))], metric="val")])
+
+    grid = "[0.1, 0.3, 1.0]"
+    write_sweep(tmp_path, TUNED.replace("[0.1, 0.3]", grid), make, {"bsp": {"lr": 0.3}, "async": {"lr": 0.1}})
+    (tmp_path / "sweep" / "chosen.json").write_text('{"bsp": {"lr": 0.3}, "async": {"rate": 0.1}}')
+    found = read_results(tmp_path / "sweep")
+    assert found.chosen == {"bsp": {"lr": 0.3}} and [len(found.final(arm)) for arm in found.arms] == [2, 0]
+    table = tuning_table(found)
+    assert table is not None and "edge" not in table.note
+    assert [[cell.endswith(" *") for cell in row[1:]] for row in table.rows] == [[False, True, False], [False] * 3]
 
 
 def no_experiment(sweep: Path, cell: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,14 +31,33 @@ def t_mass(t: float, df: int) -> float:
     return float((weights * density).sum() * (x[1] - x[0]) / 3)
 
 
-@pytest.mark.parametrize("n", range(2, 10))
-def test_up_to_nine_pairs_the_interval_is_student_s(n: int) -> None:
-    diff_N = np.random.default_rng(n).normal(2, 1, n)
-    found = interval(diff_N)
+def assert_student_s(diff_N: np.ndarray[Any, Any]) -> None:
+    n, found = len(diff_N), interval(diff_N)
     assert found.mean == pytest.approx(diff_N.mean()) and found.n == n
     t = (found.high - found.mean) / (diff_N.std(ddof=1) / math.sqrt(n))
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
     assert t_mass(t, n - 1) == pytest.approx(0.95, abs=5e-5)
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+def test_up_to_nine_pairs_the_interval_is_student_s(n: int) -> None:
+    assert_student_s(np.random.default_rng(n).normal(2, 1, n))
+
+
+@pytest.mark.parametrize(
+    ("usual", "n", "jitter", "other"),
+    [
+        (0.1, 10, 0.0, -0.5),
+        (0.1, 12, 0.0, 0.0),  # resamples of 0.1 alone have a spread of 1e-17: rounding
+        (math.log(11 / 10), 12, 0.0, math.log(13 / 10)),
+        (0.1, 30, 1e-6, 4.0),
+    ],
+)
+def test_where_most_differences_are_about_equal_the_interval_is_student_s(
+    usual: float, n: int, jitter: float, other: float
+) -> None:
+    noise_N = jitter * np.random.default_rng(n).normal(size=n - 1)
+    assert_student_s(np.array([*(usual + noise_N), other]))
 
 
 @pytest.mark.parametrize("skewed", [False, True])

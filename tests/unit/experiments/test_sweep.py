@@ -18,7 +18,7 @@ from ps.experiments import netlab, runner, sweep
 from ps.experiments.cells import Cell, final_cells, tuning_cells
 from ps.experiments.files import parse_experiment
 from ps.experiments.results import read_results
-from ps.experiments.sweep import CHOSEN, Sweep, jobs_for
+from ps.experiments.sweep import CHOSEN, Sweep, has_ended_well, jobs_for
 from tests.unit.experiments.sweeps import Ended, logged, write_cell, write_sweep
 
 TOML = """
@@ -83,6 +83,12 @@ def test_the_environment_is_written_where_an_earlier_start_was_broken_off_before
         described.unlink()
 
 
+def full(path: Path, text: str) -> None:
+    """As `Path.write_text` where the disk is full."""
+    path.open("w").close()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 def test_the_same_command_goes_on_after_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
@@ -90,11 +96,6 @@ def test_the_same_command_goes_on_after_a_full_disk(
     if not is_new:
         with closing(sweep_of(tmp_path)) as sweep:
             sweep.prepare()
-
-    def full(path: Path, text: str) -> None:
-        path.open("w").close()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with closing(sweep_of(tmp_path)) as sweep, monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", full)
         with pytest.raises(ConfigError, match="expected a folder to write in, got No space left on device"):
@@ -102,6 +103,19 @@ def test_the_same_command_goes_on_after_a_full_disk(
     with closing(sweep_of(tmp_path)) as sweep:
         sweep.prepare()
     assert (tmp_path / "sweep" / "experiment.toml").read_text() == PLAIN
+
+
+def test_a_cell_that_the_disk_has_no_room_for_leaves_a_sweep_that_can_be_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sweep_of(tmp_path)) as sweep, monkeypatch.context() as patched:
+        sweep.prepare()
+        patched.setattr(Path, "write_text", full)
+        assert not sweep.run()
+    [cell] = (tmp_path / "sweep" / "cells").iterdir()
+    assert list(cell.iterdir()), "it was begun"
+    found = read_results(tmp_path / "sweep")
+    assert (found.runs, found.begun, found.missing) == ((), (), 1)
 
 
 def test_the_other_experiment_is_named(tmp_path: Path) -> None:
@@ -170,7 +184,29 @@ def test_hosts_can_be_removed_before_a_cell_that_is_to_end_is_killed(
     assert [grace_s > least_s for grace_s in graces] == [True]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, folder: Path, cell: Cell) -> int:
+@pytest.mark.parametrize(
+    ("outcome", "ended_well"),
+    [
+        (None, False),
+        ({}, False),
+        ({"exit_code": 0}, True),
+        ({"exit_code": 1}, False),
+        ({"exit_code": 1, "reason": None}, False),
+        ({"exit_code": 1, "reason": "worker 1: killed by SIGKILL"}, True),
+        ({"exit_code": 1, "reason": "worker 0: killed by SIGKILL"}, False),
+    ],
+)
+def test_a_cell_has_ended_well_by_itself_or_by_the_peer_that_its_fault_kills(
+    tmp_path: Path, outcome: dict[str, Any] | None, ended_well: bool
+) -> None:
+    (tmp_path / "train.py").write_text("")
+    toml = PLAIN.replace("[report]", '[[faults]]\nclock = 3\nkill = "worker:1"\n[report]')
+    [cell] = final_cells(parse_experiment(tmp_path / "e.toml", toml), tmp_path, {"e": {}})
+    assert has_ended_well(cell, outcome) is ended_well
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, cell: Cell, environment: str = "{}") -> int:
+    (folder / "environment.json").write_text(environment)
     write_cell(folder, cell, None)
     monkeypatch.setattr(sys, "argv", ["runner", str(folder / "cells" / cell.id)])
     return runner.main()
@@ -184,6 +220,16 @@ def test_a_script_that_was_edited_since_its_cell_was_made_is_not_run(
     (tmp_path / "train.py").write_text("raise AssertionError('it runs')")
     assert run(monkeypatch, tmp_path, cell) == 2
     assert "script: expected the file as the sweep found it, got an edited one" in capsys.readouterr().err
+
+
+def test_a_cell_whose_environment_is_damaged_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.py").write_text("raise AssertionError('it runs')")
+    cell = tuning_cells(parse_experiment(tmp_path / "e.toml", TOML), tmp_path)[0]
+    assert run(monkeypatch, tmp_path, cell, '{"python": ') == 2
+    said = capsys.readouterr().err
+    assert "environment.json: expected a JSON object, got a file that fails with: " in said and said.count("\n") == 1
 
 
 def test_a_run_in_virtual_time_whose_log_was_cut_off_is_no_result(
