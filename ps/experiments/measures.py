@@ -68,7 +68,7 @@ def measure(run: Run, report: Report) -> Measured:
     final = float(value_N[-1]) if len(value_N) else None
     step_s, moved_gb = len(run.outcome.clocks) / speed, _moved_gb(run)
     return Measured(
-        final=np.nan if _has_diverged(run, report.metric) else final,
+        final=np.nan if report.metric in run.nonfinite else final,
         best=float(best(finite_N)) if len(finite_N) else None,
         reached=None if points is None or report.target is None else _reached(points, report.best, report.target),
         least=_of_a_step(run, step_s, moved_gb),
@@ -77,12 +77,6 @@ def measure(run: Run, report: Report) -> Measured:
         moved_gb=moved_gb,
         epoch_s=None if run.points is None else _epoch_s(run.points.of(EPOCH)),
     )
-
-
-def _has_diverged(run: Run, metric: str) -> bool:
-    """A worker's last value of this metric was not finite, and so is not among the points."""
-    key = series("nonfinite_log", metric=metric)
-    return any(snapshot.gauges.get(key) == 1 for peer, snapshot in run.peers.items() if peer.startswith("worker:"))
 
 
 def _moved_gb(run: Run) -> float:

@@ -17,7 +17,7 @@ from ps.errors import ConfigError, FrameError
 from ps.experiments.cells import Cell, Settings, arms, count_cells, is_of, product
 from ps.experiments.files import Experiment, Tune, read_experiment
 from ps.experiments.packages import need
-from ps.experiments.points import Axis, wholly_read
+from ps.experiments.points import Axis, axis_of, wholly_read
 from ps.experiments.statistics import Floats
 from ps.experiments.sweep import CHOSEN, has_ended_well, read_object
 from ps.metrics import Snapshot
@@ -85,7 +85,19 @@ class Run:
         """Why it is not reported: it failed, or there is nothing to report."""
         if not has_ended_well(self.cell, vars(self.outcome)):
             return f"exit code {self.outcome.exit_code}: {self.outcome.reason or 'no reason was given'}"
-        return "nothing was logged" if self.points is None else None
+        return "nothing was logged" if self.points is None and not self.nonfinite else None
+
+    @property
+    def axis(self) -> str:
+        """What its seconds are."""
+        return axis_of(self.cell, self.outcome.links) if self.points is None else self.points.axis
+
+    @cached_property
+    def nonfinite(self) -> set[str]:
+        """Metrics whose last value at some worker was NaN or infinite: points hold none of these."""
+        workers = [snapshot for peer, snapshot in self.peers.items() if peer.startswith("worker:")]
+        gauges = [(name, dict(labels), value) for one in workers for (name, labels), value in one.gauges.items()]
+        return {labels["metric"] for name, labels, value in gauges if name == "nonfinite_log" and value == 1}
 
     @cached_property
     def peers(self) -> dict[str, Snapshot]:

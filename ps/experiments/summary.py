@@ -98,7 +98,7 @@ def summarize(results: Results) -> list[Summary]:
     for axis in AXES:
         for arm in results.arms:
             good = (run for run in results.final(arm) if run.problem is None)
-            runs = tuple(run for run in good if run.points is not None and run.points.axis == axis)
+            runs = tuple(run for run in good if run.axis == axis)
             if runs:
                 links = ", ".join(sorted({run.outcome.links for run in runs}))
                 measured = tuple(measure(run, report) for run in runs)

@@ -152,6 +152,21 @@ def test_seconds_per_step_of_ranks_are_from_the_first_row_to_the_last(tmp_path: 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_whose_metric_was_never_finite_has_diverged_and_not_failed(tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.gauge("nonfinite_log", 1, metric="accuracy")
+    peers = {"worker:0": metrics.snapshot().to_dict()}
+    toml = TOML.replace("[1, 2, 3]", "[1]")
+
+    def make(cell: Cell) -> Ended:
+        return Ended([], outcome={"peers": peers}) if "async" in cell.arm else trained(cell)
+
+    folder = report(tmp_path, toml, make)
+    [row] = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["arm"].startswith("async")]
+    assert (row["failed"], row["diverged"], row["final_median"]) == ("0", "1", "")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_planted_is_said(tmp_path: Path) -> None:
     text = (report(tmp_path, TOML, trained) / "report.md").read_text()
     assert "Last accuracy: highest for bsp, on average " in text
