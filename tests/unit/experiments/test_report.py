@@ -162,7 +162,8 @@ def test_a_run_whose_metric_was_never_finite_has_diverged_and_not_failed(tmp_pat
         return Ended([], outcome={"peers": peers}) if "async" in cell.arm else trained(cell)
 
     folder = report(tmp_path, toml, make)
-    [row] = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["arm"].startswith("async")]
+    rows = csv.DictReader((folder / "summary.csv").read_text().splitlines())
+    [row] = [row for row in rows if row["arm"].startswith("async")]
     assert (row["failed"], row["diverged"], row["final_median"]) == ("0", "1", "")
 
 
