@@ -22,7 +22,6 @@ from ps.worker.actions import Action as WorkerAction
 from ps.worker.actions import Send, Settled
 from ps.worker.core import Session
 from ps.worker.resends import Key, Resends
-from ps.worker.standing import knows_updates
 
 if TYPE_CHECKING:
     from ps.sim.scale import Cluster
@@ -139,10 +138,10 @@ class WorkerPeer:
     def __init__(self, cluster: Cluster, rank: int, random: Random) -> None:
         self.cluster, self.random, self.peer = cluster, random, worker_peer(rank)
         config = cluster.config
-        model, overlays = config.model(), knows_updates(config, cluster.keyspace.parameters)
+        model = config.model()
         self.cadence = model.cadence
         self.session = Session(
-            rank, INCARNATION, model, config.servers, overlays, inflight_clocks=config.inflight_clocks
+            rank, INCARNATION, model, config.servers, cluster.overlays, inflight_clocks=config.inflight_clocks
         )
         self.session.resends = _Calm(config.resend_s)
         self.session.place(cluster.placed.shard_S, cluster.nbytes_S)

@@ -30,6 +30,7 @@ from ps.sim.network import Network, Wires
 from ps.sim.peers import ShardPeer, WorkerPeer
 from ps.sim.timeline import Timeline
 from ps.types import PeerId
+from ps.worker.standing import knows_updates
 
 Watch = Callable[[int, Record], None]
 Shape: TypeAlias = tuple[Any, ...]
@@ -158,6 +159,7 @@ class Cluster(Timeline):
         self.wires = Wires(network, self)
         self.outcome = Outcome(np.zeros((clocks + 1, config.workers)))
         self.keyspace = keyspace_of(config, profile)
+        self.overlays = knows_updates(config, self.keyspace.parameters)
         self.placed = place(self.keyspace.slices, empty_map(config.servers))
         self.nbytes_S = np.array([one.nbytes for one in self.keyspace.slices], np.int64)
         self.push_bytes = np.ceil(self.nbytes_S * profile.push_share).astype(np.int64)

@@ -107,3 +107,11 @@ def server_peer(gate_s: Mapping[tuple[int, int], float], staleness: list[int]) -
     for value in staleness:
         metrics.observe("staleness", value)
     return metrics.snapshot().to_dict()
+
+
+PEERS = {
+    "worker:0": worker_peer(compute_s=2.0, wait_s=4.0),
+    "worker:1": worker_peer(compute_s=6.0, wait_s=0.5),
+    "server:0": server_peer({(0, 1): 3.0, (1, 1): 0.25}, [0, 0, 1, 4]),
+    "server:1": server_peer({(0, 1): 2.5}, [0, 2]),
+}

@@ -17,11 +17,10 @@ from pyarrow import parquet
 from ps.cli.main import main
 from ps.experiments import page
 from ps.experiments.cells import Cell, Settings, final_cells
-from ps.experiments.measures import Measured, measure, spent, waited_for
 from ps.experiments.results import read_results
 from ps.experiments.tables import Table, markdown, tuning_table
 from ps.metrics import Metrics
-from tests.unit.experiments.sweeps import Ended, Make, logged, server_peer, worker_peer, write_cell, write_sweep
+from tests.unit.experiments.sweeps import PEERS, Ended, Make, logged, write_cell, write_sweep
 
 TOML = """
 name = "e"
@@ -36,12 +35,6 @@ metric = "accuracy"
 best = "max"
 target = 0.9
 """
-PEERS = {
-    "worker:0": worker_peer(compute_s=2.0, wait_s=4.0),
-    "worker:1": worker_peer(compute_s=6.0, wait_s=0.5),
-    "server:0": server_peer({(0, 1): 3.0, (1, 1): 0.25}, [0, 0, 1, 4]),
-    "server:1": server_peer({(0, 1): 2.5}, [0, 2]),
-}
 
 
 def report(folder: Path, toml: str, make: Make, *flags: str) -> Path:
@@ -113,44 +106,6 @@ def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:
         assert all(("not reached" in line) == (not there) for line in lines)
 
 
-def one_run(folder: Path, ended: Ended) -> Measured:
-    """Of an experiment that has only this one."""
-    toml = TOML.replace("[1, 2, 3]", "[1]").replace('"bsp", "ssp:staleness=3", "async"', '"async"')
-    write_sweep(folder, toml, lambda cell: ended)
-    found = read_results(folder / "sweep")
-    return measure(found.runs[0], found.experiment.report)
-
-
-@pytest.mark.parametrize(
-    ("metric", "last", "final"), [("accuracy", 1, math.nan), ("accuracy", 0, 0.9), ("val", 1, 0.9)]
-)
-def test_a_metric_that_ends_in_values_that_were_left_out_has_diverged(
-    tmp_path: Path, metric: str, last: int, final: float
-) -> None:
-    metrics = Metrics()
-    metrics.gauge("nonfinite_log", last, metric=metric)
-    peers = {"worker:0": PEERS["worker:0"], "worker:1": metrics.snapshot().to_dict()}
-    found = one_run(tmp_path, Ended(logged([0.5, 0.9]), outcome={"peers": peers}))
-    assert found.final == pytest.approx(final, nan_ok=True)
-
-
-def test_seconds_per_step_are_from_tick_to_tick_however_long_processes_take_to_end(tmp_path: Path) -> None:
-    """Worker 0 takes 1 s a step, worker 1 takes 0.25 s."""
-    fast = Metrics()
-    for _ in range(40):
-        fast.observe("loop", 0.25)
-    peers = {"worker:0": PEERS["worker:0"], "worker:1": fast.snapshot().to_dict()}
-    found = one_run(tmp_path, Ended(logged([0.5, 0.9]), outcome={"peers": peers, "began": 2.0, "seconds": 500.0}))
-    assert (found.steps_per_s, found.step_s) == (5.0, 0.4)
-
-
-def test_seconds_per_step_of_ranks_are_from_the_first_row_to_the_last(tmp_path: Path) -> None:
-    """Rank 1 logs nothing: it is as fast as rank 0, 2 clocks in 3 seconds."""
-    rows = logged([0.5, 0.7, 0.9], every_s=3.0)
-    found = one_run(tmp_path, Ended(rows, outcome={"peers": {}, "began": 2.0, "seconds": 500.0}))
-    assert (found.steps_per_s, found.step_s) == pytest.approx((4 / 3, 1.5))
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_whose_metric_was_never_finite_has_diverged_and_not_failed(tmp_path: Path) -> None:
     metrics = Metrics()
@@ -162,8 +117,7 @@ def test_a_run_whose_metric_was_never_finite_has_diverged_and_not_failed(tmp_pat
         return Ended([], outcome={"peers": peers}) if "async" in cell.arm else trained(cell)
 
     folder = report(tmp_path, toml, make)
-    rows = csv.DictReader((folder / "summary.csv").read_text().splitlines())
-    [row] = [row for row in rows if row["arm"].startswith("async")]
+    [row] = [row for row in rows_of(folder / "summary.csv") if row["arm"].startswith("async")]
     assert (row["failed"], row["diverged"], row["final_median"]) == ("0", "1", "")
 
 
@@ -446,15 +400,6 @@ def test_the_latex_table_is_whole_and_escaped(tmp_path: Path) -> None:
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns[1]) - 1}
     for name in ("toprule", "midrule", "bottomrule", "end{tabular}"):
         assert lines.count(f"\\{name}") == 1
-
-
-def test_time_is_split_into_compute_gate_and_the_rest(tmp_path: Path) -> None:
-    write_sweep(tmp_path, TOML, lambda cell: Ended(logged([0.5] * 10), outcome={"peers": PEERS}))
-    run = read_results(tmp_path / "sweep").runs[0]
-    parts = spent(run)  # of 10 steps of a second
-    assert (parts[0].compute_s, parts[0].gate_s, parts[0].rest_s) == pytest.approx((0.2, 0.3, 0.5))
-    assert (parts[1].compute_s, parts[1].gate_s, parts[1].rest_s) == pytest.approx((0.6, 0.0, 0.4))
-    assert waited_for(run) == {0: {1: pytest.approx(2.75)}, 1: {1: pytest.approx(0.125)}}
 
 
 @pytest.mark.usefixtures("undrawn")
